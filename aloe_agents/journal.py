@@ -1,0 +1,241 @@
+"""The durable record of a run: one SQLite file, one connection, one thread that writes.
+
+1. Whatever waits to be written goes into one transaction (group commit, no timer): under load a commit costs a
+   fraction of a record. WAL with synchronous=FULL: what was committed survives a kill and a power cut.
+2. Records are written in the order in which they were handed in. A call's answer is awaited until it is on disk
+   before anybody sees it, so at any instant the file holds a causally closed past.
+3. A disk that is full or ailing makes the writer wait and try again; as every sending of a call is recorded
+   first, nothing is paid for meanwhile. After ``PATIENCE`` seconds the run ends with Fatal.
+4. Every answer carries a digest, which is checked when the answer is used: SQLite does not notice a flipped bit.
+
+Tables: ``run``, ``conversations``, ``messages``, ``calls``, ``attempts``; the schema below is stable for readers.
+Readers open the file read-only, at any time, also while the run writes (:func:`open_readonly`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import queue
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from aloe_agents.errors import ConfigError, Fatal
+from aloe_agents.model import Completion
+
+FORMAT = 1
+FILE = "journal.sqlite"
+PATIENCE = 60.0
+
+_SCHEMA = """
+CREATE TABLE run (format INTEGER, seed INTEGER, turns INTEGER, requested INTEGER, configuration TEXT, settings BLOB,
+                  origin REAL, finished REAL);
+CREATE TABLE conversations (id TEXT PRIMARY KEY, persona_id TEXT, profile BLOB, personality BLOB, status TEXT,
+                            reason TEXT, turns INTEGER, calls INTEGER, prompt_tokens INTEGER,
+                            completion_tokens INTEGER, started_at REAL, finished_at REAL);
+CREATE TABLE messages (conversation TEXT, sequence INTEGER, path BLOB, kind TEXT, label TEXT, sender TEXT, body BLOB,
+                       PRIMARY KEY (conversation, sequence)) WITHOUT ROWID;
+CREATE TABLE calls (conversation TEXT, key BLOB, path BLOB, agent TEXT, kind TEXT, label TEXT, nth INTEGER,
+                    endpoint TEXT, model TEXT, response BLOB, digest BLOB, text BLOB, finish_reason TEXT,
+                    prompt_tokens INTEGER, completion_tokens INTEGER, cached_tokens INTEGER,
+                    PRIMARY KEY (conversation, key));
+CREATE TABLE attempts (key BLOB, n INTEGER, state TEXT, reason TEXT, endpoint TEXT, queued_at REAL, started_at REAL,
+                       finished_at REAL, PRIMARY KEY (key, n)) WITHOUT ROWID;
+"""
+
+log = logging.getLogger(__name__)
+
+Statement = tuple[str, Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    statements: Sequence[Statement]
+    read: Callable[[sqlite3.Connection], Any] | None
+    future: asyncio.Future[Any] | None
+    loop: asyncio.AbstractEventLoop | None
+
+
+class Journal:
+    """The one writer of a run directory. Use as an async context manager, or ``close`` it."""
+
+    def __init__(self, directory: Path) -> None:
+        """Create or reopen the journal in ``directory``.
+
+        Raises ConfigError if another process writes there, or if the file has another format.
+        """
+        self.directory = directory
+        self.path = directory / FILE
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _lock(directory)
+        self.fresh = not self.path.exists()
+        try:
+            if self.fresh:
+                self.path.touch(mode=0o600)
+            self._connection = sqlite3.connect(
+                self.path, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=64
+            )
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864", "cache_size=-16384"):
+                self._connection.execute(f"PRAGMA {pragma}").fetchall()
+            tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if not tables:  # new, or killed before the schema was committed
+                self.fresh = True
+                self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            self.run = self._connection.execute("SELECT * FROM run").fetchone()
+        except (OSError, sqlite3.Error) as error:
+            os.close(self._lock)
+            raise ConfigError(f"the journal {self.path} cannot be used: {error}") from None
+        if self.run and self.run[0] != FORMAT:
+            self._connection.close()
+            os.close(self._lock)
+            raise ConfigError(f"{self.path} has format {self.run[0]}, and this version writes {FORMAT}")
+        self.origin: float = self.run[6] if self.run else time.time()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._broken: Fatal | None = None
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._thread.start()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def now(self) -> float:
+        """Seconds since the run's origin."""
+        return time.time() - self.origin
+
+    async def commit(self, *statements: Statement) -> None:
+        """Write ``statements`` in one transaction, after all that was posted before; returns when that is on disk."""
+        await self._wait(statements, None)
+
+    def post(self, *statements: Statement) -> None:
+        """Write ``statements`` in order, without waiting. Raises Fatal once the journal cannot write any more."""
+        if self._broken:
+            raise self._broken
+        self._jobs.put(_Job(statements, None, None, None))
+
+    async def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """The rows that ``sql`` selects, after all that was posted before."""
+        rows: list[Any] = await self._wait((), lambda connection: connection.execute(sql, parameters).fetchall())
+        return rows
+
+    async def _wait(self, statements: Sequence[Statement], read: Callable[[sqlite3.Connection], Any] | None) -> Any:
+        if self._broken:
+            raise self._broken
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._jobs.put(_Job(statements, read, future, loop))
+        return await future
+
+    def close(self) -> None:
+        """Write what waits, fold the log into the file, let go of the lock. Safe to call twice."""
+        if not self._thread.is_alive() and self._lock < 0:
+            return
+        self._jobs.put(None)
+        self._thread.join()
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._connection.close()
+        os.close(self._lock)
+        self._lock = -1
+
+    def _write(self) -> None:
+        ended = False
+        while not ended:
+            group = [self._jobs.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(group) < 10_000:
+                    group.append(self._jobs.get_nowait())
+            ended = None in group
+            jobs = [job for job in group if job is not None]
+            if not jobs:
+                continue
+            if not self._broken:
+                self._commit(jobs)
+            results: list[Any] = []
+            for job in jobs:
+                try:
+                    results.append(self._broken or (job.read(self._connection) if job.read else None))
+                except sqlite3.Error as error:
+                    results.append(Fatal(f"the journal {self.path} cannot be read: {error}"))
+            waiting = [(j, r) for j, r in zip(jobs, results, strict=True) if j.future is not None]
+            for loop in {j.loop for j, _ in waiting if j.loop is not None}:
+                mine = [(j.future, r) for j, r in waiting if j.loop is loop]
+                with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                    loop.call_soon_threadsafe(_resolve, mine)
+
+    def _commit(self, jobs: Sequence[_Job]) -> None:
+        patience = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                for job in jobs:
+                    for sql, parameters in job.statements:
+                        self._connection.execute(sql, parameters)
+                self._connection.execute("COMMIT")
+                return
+            except sqlite3.Error as error:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                lasting = not isinstance(error, sqlite3.OperationalError)
+                if lasting or time.monotonic() > patience:
+                    self._broken = Fatal(
+                        f"the journal {self.path} cannot be written ({error}); all that it holds is kept: "
+                        "make room or mend the disk, then run the same command again"
+                    )
+                    return
+                log.warning("the journal cannot be written (%s); nothing is asked until it can", error)
+                time.sleep(1.0)  # its own thread; whoever needs the commit awaits it
+
+
+def _resolve(results: Sequence[tuple[asyncio.Future[Any] | None, Any]]) -> None:
+    for future, result in results:
+        if future is not None and not future.done():
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+def _lock(directory: Path) -> int:
+    lock = os.open(directory / "run.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(lock, 200).decode(errors="replace").strip()
+        os.close(lock)
+        raise ConfigError(f"{directory} is in use by another run ({holder or 'of an unknown process'})") from None
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return lock
+
+
+def open_readonly(directory: Path) -> sqlite3.Connection:
+    """A reader of the journal in ``directory``, which may be written meanwhile. Raises ConfigError if there is none."""
+    path = (directory / FILE).absolute()
+    if not path.exists():
+        raise ConfigError(f"{directory} holds no run (there is no {FILE} in it)")
+    for options in ("mode=ro", "mode=ro&immutable=1"):  # the latter: a finished run in a folder that is not ours
+        try:
+            connection = sqlite3.connect(f"{path.as_uri()}?{options}", uri=True, timeout=10)
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            return connection
+        except sqlite3.Error as error:
+            failure = error
+    raise ConfigError(f"{path} cannot be read: {failure}")
+
+
+def digest_of(completion: Completion) -> bytes:
+    """sha-256 of an answer as it is kept."""
+    return hashlib.sha256(completion.raw or completion.text.encode()).digest()

@@ -1,0 +1,155 @@
+"""What is said on the bus.
+
+1. A message is a small frozen dataclass at an address: its kind, its path, its label.
+2. The path is the labels chosen so far: ``()`` is the first turn, ``("preferred",)`` the turn after the
+   preferred answer. It names a node of the conversation's tree.
+3. The label tells apart several messages of one kind at one node.
+4. An address is assigned once in a conversation. That is what makes a run independent of its schedule.
+
+A role defines a kind of its own by subclassing :class:`Message` with ``@dataclass(frozen=True, kw_only=True)``;
+it is journaled, shown and put into the tree like the built-in ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+from aloe_agents.personas import Persona
+
+Path = tuple[str, ...]
+Address = tuple[str, Path, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One thing said in one conversation at one node."""
+
+    conversation: str
+    path: Path = ()
+    label: str = ""
+
+    observed_only: ClassVar[bool] = False
+    """True for kinds that only observers see: no agent hears them and they take no address."""
+
+    @property
+    def address(self) -> Address:
+        """Kind, path and label: unique in a conversation."""
+        return type(self).__name__, self.path, self.label
+
+    @property
+    def turn(self) -> int:
+        """The turn of the node, counted from 1."""
+        return len(self.path) + 1
+
+    @classmethod
+    def after(cls, heard: Message, /, **fields: Any) -> Self:
+        """A message at the node of ``heard``, under its label unless ``fields`` names another."""
+        return cls(**{"conversation": heard.conversation, "path": heard.path, "label": heard.label} | fields)
+
+    def body(self) -> dict[str, Any]:
+        """The kind's own fields, without the address."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ADDRESS_FIELDS}
+
+
+_ADDRESS_FIELDS = frozenset({"conversation", "path", "label"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnOpened(Message):
+    """A node of the tree exists; the user is to speak."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Message):
+    """Which answers of a node go on (the paper's s_i). Said as soon as it is known: for a coin, before they exist."""
+
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserSaid(Message):
+    """The user's message m_i."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonaRevealed(Message):
+    """What m_1..m_i have shown of the persona, in its own words; None where nothing has shown."""
+
+    profile: str | None
+    personality: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered(Message):
+    """An answer to the user's message; the label says which one (``preferred``, ``rejected``, ...)."""
+
+    text: str
+    finish_reason: str = "stop"
+    """``length`` where the model was cut off by its token limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Message):
+    """A judge's score of one answer. Its label is ``ANSWER/JUDGE``, as :meth:`label_of` makes it."""
+
+    score: float | None
+    """None: the judge was asked and no score could be read from what it said. Missing, not guessed."""
+
+    @staticmethod
+    def label_of(answer: str, judge: str) -> str:
+        """The label under which ``judge`` scores the answer labelled ``answer``."""
+        return f"{answer}/{judge}"
+
+    @classmethod
+    def of(cls, answer: Answered, *, judge: str, score: float | None) -> Self:
+        """The score that ``judge`` gives to ``answer``."""
+        return cls.after(answer, label=cls.label_of(answer.label, judge), score=score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationStarted(Message):
+    """For observers: a conversation was admitted."""
+
+    observed_only = True
+    persona: Persona
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationEnded(Message):
+    """For observers: a conversation is over. ``status`` is ``completed``, ``failed`` or ``pending``."""
+
+    observed_only = True
+    status: str
+    reason: str = ""
+    turns: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Message):
+    """For observers: an agent could not respond to a message. ``label`` is the agent's name and what it heard."""
+
+    observed_only = True
+    agent: str
+    heard: Address
+    reason: str
+    error: str
+    essential: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallFinished(Message):
+    """For observers: an agent's question was answered, by a model or by the journal (``replayed``)."""
+
+    observed_only = True
+    agent: str
+    model: str
+    replayed: bool
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int

@@ -1,0 +1,79 @@
+"""The seam to language models: one coroutine from a :class:`Call` to a :class:`Completion`.
+
+Everything that can be asked is a :class:`ChatModel`: a server behind HTTP, the scripted stand-in, or a class of
+one's own with a ``name`` and a ``chat``. Limits, retries and the journal are added around it (``endpoint``,
+``recorder``); a model knows none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypedDict
+
+
+class ChatMessage(TypedDict):
+    """One message of a prompt, in the form of OpenAI's chat completions."""
+
+    role: str
+    content: str
+
+
+class AttemptLog(Protocol):
+    """Where an endpoint writes down each sending of a call, so that what was paid can be accounted for."""
+
+    async def sent(self, endpoint: str, queued: float) -> None:
+        """The request is about to leave; returns when that is on disk. ``queued`` is seconds spent waiting."""
+
+    def failed(self, reason: str, *, uncertain: bool) -> None:
+        """The sending brought no usable answer; ``uncertain``: the server may have done the work."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One chat completion to be made. Made by the bus; models read it and change nothing."""
+
+    messages: tuple[ChatMessage, ...]
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Temperature, max_tokens, seed and so on: sent as they stand, under the names of the HTTP API."""
+    key: str = ""
+    """The call's identity in the journal, sent as Idempotency-Key."""
+    conversation: str = ""
+    """One conversation stays with one replica, whose prefix cache holds its history."""
+    remaining: int = 1
+    """How many calls of the conversation's longest chain start with this one: the urgency."""
+    stopping: Callable[[], bool] = lambda: False
+    """Whether the run is stopping, so that nothing more may be sent."""
+    log: AttemptLog | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What a model answered."""
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    raw: bytes = b""
+    """The answer as it came, kept in the journal. Empty where the model has none apart from its text."""
+
+
+class ChatModel(Protocol):
+    """Whatever answers calls.
+
+    ``name`` is the model's identity in the journal: answers of one name are taken for answers of one model.
+    ``chat`` raises :class:`~aloe_agents.errors.Transient` where asking again may help,
+    :class:`~aloe_agents.errors.CallFailed` where it will not, and :class:`~aloe_agents.errors.Fatal` where no
+    other call can succeed either.
+
+    Two attributes are optional: ``sampling``, a mapping sent with every call unless the role overrides it, and
+    ``halt()``, called when a run stops, which must make calls that wait (but not those already sent) raise
+    :class:`~aloe_agents.errors.Stopping`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    async def chat(self, call: Call) -> Completion: ...

@@ -1,0 +1,166 @@
+"""Resume is replay: every call is answered from the journal if it is there, else asked and committed before use.
+
+A conversation that is done again from its start meets its own answers under their keys, takes the same path (its
+draws depend on seed and address alone), and pays only for what the journal does not hold. There is no other
+resume mechanism and no checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import orjson
+
+from aloe_agents.bus import Slot
+from aloe_agents.conversation import Conversation
+from aloe_agents.journal import Journal, Statement, digest_of
+from aloe_agents.messages import CallFinished, ConversationEnded, ConversationStarted, Failed, Message
+from aloe_agents.model import Call, ChatModel, Completion
+from aloe_agents.personas import Persona
+
+_START = """INSERT INTO conversations (id, persona_id, profile, personality, status, started_at)
+            VALUES (?, ?, ?, ?, 'running', ?) ON CONFLICT (id) DO UPDATE SET status = 'running', reason = NULL,
+            profile = excluded.profile, personality = excluded.personality"""
+_END = """UPDATE conversations SET status = ?, reason = ?, turns = ?, calls = ?, prompt_tokens = ?,
+          completion_tokens = ?, finished_at = ? WHERE id = ?"""
+_MESSAGE = "INSERT INTO messages (conversation, sequence, path, kind, label, sender, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_CALL = """INSERT OR IGNORE INTO calls (conversation, key, path, agent, kind, label, nth, endpoint, model, response,
+           digest, text, finish_reason, prompt_tokens, completion_tokens, cached_tokens)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_SENT = (
+    "INSERT OR REPLACE INTO attempts (key, n, state, endpoint, queued_at, started_at) VALUES (?, ?, 'sent', ?, ?, ?)"
+)
+_DONE = "UPDATE attempts SET state = ?, reason = ?, finished_at = ? WHERE key = ? AND n = ?"
+_RECALL = """SELECT key, response, digest, text, finish_reason, prompt_tokens, completion_tokens, cached_tokens
+             FROM calls WHERE conversation = ?"""
+
+
+@dataclass(slots=True)
+class Recorder:
+    """The memo of calls in front of the models, and the observer that writes down what is said."""
+
+    journal: Journal
+    damaged: int = 0
+    """Answers whose digest did not match; they are asked again."""
+    _memo: dict[str, dict[bytes, Completion]] = field(default_factory=dict)
+    _attempts: dict[bytes, int] = field(default_factory=dict)
+    _sequence: dict[str, int] = field(default_factory=dict)
+
+    async def prepare(self) -> set[str]:
+        """Take stock of what an earlier process left. Returns the ids of the completed conversations."""
+        if self.journal.fresh:
+            return set()
+        await self.journal.commit(("UPDATE attempts SET state = 'uncertain' WHERE state = 'sent'", ()))
+        self._attempts = dict(
+            await self.journal.query("SELECT key, max(n) FROM attempts WHERE state <> 'answered' GROUP BY key")
+        )
+        return {row[0] for row in await self.journal.query("SELECT id FROM conversations WHERE status = 'completed'")}
+
+    async def begin(self, conversation: Conversation) -> None:
+        """A conversation starts, perhaps once more: fetch its answers, forget its messages."""
+        if self.journal.fresh:
+            return
+        self.journal.post(("DELETE FROM messages WHERE conversation = ?", (conversation.id,)))
+        memo = self._memo[conversation.id] = {}
+        for key, response, digest, text, *rest in await self.journal.query(_RECALL, (conversation.id,)):
+            completion = Completion(
+                text=text.decode(),
+                raw=response or b"",
+                finish_reason=rest[0],
+                prompt_tokens=rest[1],
+                completion_tokens=rest[2],
+                cached_tokens=rest[3],
+            )
+            if digest_of(completion) == digest:
+                memo[key] = completion
+            else:
+                self.damaged += 1
+                self.journal.post(("DELETE FROM calls WHERE conversation = ? AND key = ?", (conversation.id, key)))
+
+    def finish(self, conversation: Conversation) -> None:
+        """A conversation is over; nothing of it is kept in memory."""
+        self._memo.pop(conversation.id, None)
+        self._sequence.pop(conversation.id, None)
+
+    async def record(self, model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
+        """Answer ``call`` from the journal, or ask ``model`` and commit what it says before anybody sees it."""
+        key = bytes.fromhex(call.key)
+        if (known := self._memo.get(call.conversation, {}).get(key)) is not None:
+            return known, True
+        log = _Attempts(self, key)
+        call.log = log
+        completion = await model.chat(call)
+        await self.journal.commit(*log.answered(), _call_row(call, key, slot, log.endpoint, model.name, completion))
+        return completion, False
+
+    def observe(self, message: Message, sender: str) -> None:
+        """Write down what is said; an observer of the bus. Raises Fatal once the journal is broken."""
+        match message:
+            case CallFinished():  # in the table of calls
+                return
+            case ConversationStarted(persona=persona):
+                self.journal.post((_START, _persona_row(message.conversation, persona, self.journal.now())))
+                return
+            case ConversationEnded():
+                row = (message.status, message.reason or None, message.turns, message.calls, message.prompt_tokens)
+                row += (message.completion_tokens, self.journal.now(), message.conversation)  # type: ignore[assignment]
+                self.journal.post((_END, row))
+                return
+            case Failed() | _:
+                sequence = self._sequence[message.conversation] = self._sequence.get(message.conversation, 0) + 1
+                path = orjson.dumps(message.path)
+                body = orjson.dumps(message.body(), default=str)
+                kind = type(message).__name__
+                self.journal.post((_MESSAGE, (message.conversation, sequence, path, kind, message.label, sender, body)))
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """The sendings of one call, as an endpoint reports them."""
+
+    recorder: Recorder
+    key: bytes
+    endpoint: str = ""
+    n: int = 0
+
+    async def sent(self, endpoint: str, queued: float) -> None:
+        self.endpoint = endpoint
+        self.n = self.recorder._attempts[self.key] = self.recorder._attempts.get(self.key, 0) + 1
+        now = self.recorder.journal.now()
+        await self.recorder.journal.commit((_SENT, (self.key, self.n, endpoint, now - queued, now)))
+
+    def failed(self, reason: str, *, uncertain: bool) -> None:
+        state = "uncertain" if uncertain else "failed"
+        self.recorder.journal.post((_DONE, (state, reason, self.recorder.journal.now(), self.key, self.n)))
+
+    def answered(self) -> Iterable[Statement]:
+        if self.n:
+            self.recorder._attempts.pop(self.key, None)
+            yield _DONE, ("answered", None, self.recorder.journal.now(), self.key, self.n)
+
+
+def _persona_row(conversation: str, persona: Persona, now: float) -> tuple[object, ...]:
+    return conversation, persona.id, persona.profile.encode(), persona.personality.encode(), now
+
+
+def _call_row(call: Call, key: bytes, slot: Slot, endpoint: str, model: str, completion: Completion) -> Statement:
+    kind, path, label = slot.heard
+    return _CALL, (
+        slot.conversation,
+        key,
+        orjson.dumps(path),
+        slot.agent,
+        kind,
+        label,
+        slot.nth,
+        endpoint,
+        model,
+        completion.raw or None,
+        digest_of(completion),
+        completion.text.encode(),
+        completion.finish_reason,
+        completion.prompt_tokens,
+        completion.completion_tokens,
+        completion.cached_tokens,
+    )
