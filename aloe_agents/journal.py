@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import orjson
+
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.model import Completion
 
@@ -52,6 +54,10 @@ CREATE TABLE calls (conversation TEXT, key BLOB, path BLOB, agent TEXT, kind TEX
 CREATE TABLE attempts (key BLOB, n INTEGER, state TEXT, reason TEXT, endpoint TEXT, queued_at REAL, started_at REAL,
                        finished_at REAL, PRIMARY KEY (key, n)) WITHOUT ROWID;
 """
+
+_CLAIM = (
+    "INSERT INTO run (format, seed, turns, requested, configuration, settings, origin) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +116,25 @@ class Journal:
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
+
+    async def claim(
+        self, *, seed: int, turns: int, requested: int, settings: dict[str, str], endpoints: dict[str, Any]
+    ) -> None:
+        """Say what this run is. A journal that held a run of other settings keeps its answers, but every
+        conversation of it is held again. :func:`differences` tells beforehand whether that would happen.
+        """
+        digest = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        described = orjson.dumps({"settings": settings, "endpoints": endpoints})
+        row = (FORMAT, seed, turns, requested, digest, described, self.origin)
+        changed = self.run is not None and self.run[4] != digest
+        statements: list[Statement] = [("DELETE FROM run", ()), (_CLAIM, row)]
+        if changed:
+            statements.append(("UPDATE conversations SET status = 'pending', reason = NULL", ()))
+        await self.commit(*statements)
+
+    async def finish(self) -> None:
+        """Say that the run came to its end, whatever became of its conversations."""
+        await self.commit(("UPDATE run SET finished = ?", (self.now(),)))
 
     def now(self) -> float:
         """Seconds since the run's origin."""
@@ -234,6 +259,23 @@ def open_readonly(directory: Path) -> sqlite3.Connection:
         except sqlite3.Error as error:
             failure = error
     raise ConfigError(f"{path} cannot be read: {failure}")
+
+
+def differences(directory: Path, settings: dict[str, str]) -> list[str]:
+    """In what the run in ``directory`` differs from ``settings``, one line each; nothing where there is no run yet."""
+    if not (directory / FILE).exists():
+        return []
+    with contextlib.closing(open_readonly(directory)) as connection:
+        try:
+            row = connection.execute("SELECT settings FROM run").fetchone()
+        except sqlite3.Error:  # killed before the schema was committed
+            row = None
+    there = orjson.loads(row[0])["settings"] if row else settings
+    return [
+        f"{name} is {there.get(name, 'not set')} there and {settings.get(name, 'not set')} here"
+        for name in sorted({*there, *settings})
+        if there.get(name) != settings.get(name)
+    ]
 
 
 def digest_of(completion: Completion) -> bytes:

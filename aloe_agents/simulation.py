@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from aloe_agents.agent import Agent
 from aloe_agents.bus import Bus, Observer, ask_plainly
+from aloe_agents.bus import Recorder as AskRecorder
 from aloe_agents.conversation import Conversation
 from aloe_agents.errors import ConfigError, FailureReason, Fatal
 from aloe_agents.messages import (
@@ -67,6 +68,7 @@ class Simulation:
         live: int = 256,
         recorder: Recorder | None = None,
         observers: Sequence[Observer] = (),
+        record: AskRecorder | None = None,
     ) -> None:
         if turns < 1:
             raise ConfigError(f"a conversation has at least 1 turn, not {turns}")
@@ -82,7 +84,7 @@ class Simulation:
         self._bus = Bus(
             agents,
             watching,
-            record=recorder.record if recorder else ask_plainly,
+            record=record or (recorder.record if recorder else ask_plainly),
             urgency=Chains(cast, expansion).remaining,
         )
         self._places = asyncio.Condition()

@@ -38,22 +38,26 @@ class Prompt:
         return {"role": "system" if section == "system" else "user", "content": text}
 
 
+def read(name_or_path: str | Path) -> str:
+    """The text of the built-in prompt of that name, or of the prompt file at that path.
+
+    Raises ConfigError where it cannot be read.
+    """
+    try:
+        if isinstance(name_or_path, str) and name_or_path.isidentifier():
+            return (files(__name__) / f"{name_or_path}.md").read_text(encoding="utf-8")
+        return Path(name_or_path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the prompt {name_or_path} cannot be read: {error}") from None
+
+
 def load(name_or_path: str | Path, fields: Collection[str] = (), sections: Collection[str] = ()) -> Prompt:
     """The built-in prompt of that name, or the prompt in that file.
 
     ``fields`` are those that the role can fill, ``sections`` those that it needs.
-    Raises ConfigError where the file is missing, a section is missing or a field is unknown.
+    Raises ConfigError where the file cannot be read, a section is missing or a field is unknown.
     """
-    if isinstance(name_or_path, str) and name_or_path.isidentifier():
-        source = f"{name_or_path}.md"
-        text = (files(__name__) / source).read_text(encoding="utf-8")
-    else:
-        source = str(name_or_path)
-        try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"prompt {source} cannot be read: {error}") from None
-    return parse(text, source, fields, sections)
+    return parse(read(name_or_path), str(name_or_path), fields, sections)
 
 
 def parse(text: str, source: str, fields: Collection[str] = (), sections: Collection[str] = ()) -> Prompt:

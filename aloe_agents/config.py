@@ -1,0 +1,228 @@
+"""The configuration: one TOML file, every key with a default, checked as a whole before anything is done.
+
+What cannot be used is refused in one line that names the key and, for an unknown one, the nearest that exists.
+Keys of servers are named here by the environment variable that holds them; they are never written in the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aloe_agents.errors import ConfigError
+from aloe_agents.http_model import is_loopback
+
+SCRIPTED = "scripted"
+"""The endpoint that is always there: the built-in scripted model, in process."""
+BUILT_IN_ROLES = ("role_player", "induction", "preferred", "rejected", "judge")
+NEEDED_ROLES = BUILT_IN_ROLES[:4]
+
+Positive = Annotated[int, Field(ge=1)]
+PositiveNumber = Annotated[float, Field(gt=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class RunTable(_Table):
+    """``[run]``"""
+
+    seed: int = 0
+    turns: Positive = 10
+    """K: turns of a conversation."""
+    expansion: Literal["random-path", "full", "beam"] = "random-path"
+    depth: Positive = 2
+    """Of a full expansion: how many turns branch."""
+    width: Positive = 2
+    """Of a beam."""
+    live: Positive = 256
+    """Conversations at once, counted by their open leaves."""
+
+
+class PriceTable(_Table):
+    """Money per million tokens."""
+
+    input: Annotated[float, Field(ge=0)] = 0.0
+    output: Annotated[float, Field(ge=0)] = 0.0
+
+
+class EndpointTable(_Table):
+    """``[endpoints.NAME]``"""
+
+    base_url: str | list[str] = ""
+    """One URL, or one for each replica."""
+    model: str = ""
+    api_key_env: str | None = None
+    """The environment variable with the key; "" for a server that wants none."""
+    capacity: Positive = 64
+    requests_per_minute: PositiveNumber | None = None
+    tokens_per_minute: PositiveNumber | None = None
+    timeout: PositiveNumber = 120.0
+    deadline: PositiveNumber = 600.0
+    attempts: Positive = 6
+    price: PriceTable = PriceTable()
+    sampling: dict[str, Any] = {}
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return (self.base_url,) if isinstance(self.base_url, str) else tuple(self.base_url)
+
+
+class RoleTable(_Table):
+    """``[roles.NAME]``"""
+
+    endpoint: str | None = None
+    class_: str | None = Field(default=None, alias="class")
+    """``module:Class``, to swap a built-in role or to add one."""
+    prompt: str | None = None
+    """A prompt file, relative to the configuration."""
+    sampling: dict[str, Any] = {}
+    """On top of the endpoint's."""
+    options: dict[str, Any] = {}
+    """Further arguments of the role's class."""
+
+
+class Config(_Table):
+    """The whole file."""
+
+    run: RunTable = RunTable()
+    endpoints: dict[str, EndpointTable] = {}
+    roles: dict[str, RoleTable] = {}
+
+    def to_toml(self) -> str:
+        """The resolved configuration. It holds no secret, since none can be in it."""
+        return tomli_w.dumps(self.model_dump(by_alias=True, exclude_none=True))
+
+
+def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The configuration in ``path`` (none: all defaults), with dotted ``overrides`` (``{"run.turns": 3}``) on top.
+
+    Raises ConfigError for whatever cannot be used.
+    """
+    where = str(path) if path else "the configuration"
+    table: dict[str, Any] = {}
+    if path:
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from None
+    for dotted, value in (overrides or {}).items():
+        *parents, last = dotted.split(".")
+        inner = table
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{dotted} cannot be set: {parent} is no table")
+        inner[last] = value
+    try:
+        config = Config.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error)}") from None
+    if not config.roles and not config.endpoints:
+        config = config.model_copy(update={"roles": _scripted_roles(config.run.expansion)})
+    _check(config, where)
+    base = path.parent if path else Path()
+    roles = {name: _resolved(role, base) for name, role in config.roles.items()}
+    return config.model_copy(update={"roles": roles})
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE`` taken apart; the value is TOML, or else a plain string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{text!r} is not KEY=VALUE, such as run.turns=3")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def api_key(name: str, endpoint: EndpointTable) -> str:
+    """The key of an endpoint, from its environment variable. Raises ConfigError, by name, if that is not set."""
+    variable = endpoint.api_key_env
+    if variable is None:
+        remote = [url for url in endpoint.urls if not is_loopback(url)]
+        if remote:
+            raise ConfigError(
+                f"endpoint {name!r} is not on this machine, so it needs api_key_env, the name of the environment "
+                'variable with its key (api_key_env = "" for a server that wants none)'
+            )
+        return ""
+    if variable and not os.environ.get(variable):
+        raise ConfigError(f"endpoint {name!r} takes its key from ${variable}, which is not set")
+    return os.environ.get(variable, "") if variable else ""
+
+
+def _scripted_roles(expansion: str) -> dict[str, RoleTable]:
+    names = BUILT_IN_ROLES if expansion == "beam" else NEEDED_ROLES
+    return {name: RoleTable(endpoint=SCRIPTED) for name in names}
+
+
+def _resolved(role: RoleTable, base: Path) -> RoleTable:
+    return role if role.prompt is None else role.model_copy(update={"prompt": str((base / role.prompt).absolute())})
+
+
+def _check(config: Config, where: str) -> None:
+    """What concerns more than one table."""
+    known = {*config.endpoints, SCRIPTED}
+    for name, endpoint in config.endpoints.items():
+        if name == SCRIPTED:
+            raise ConfigError(f"{where}: the endpoint name {SCRIPTED!r} is taken by the built-in model")
+        if not endpoint.urls or not all(endpoint.urls):
+            raise ConfigError(f'{where}: endpoint {name!r} has no URL; add base_url = "http://HOST:PORT/v1"')
+        for url in endpoint.urls:
+            if not url.startswith(("http://", "https://")):
+                raise ConfigError(f"{where}: endpoint {name!r}: {url!r} is no http or https URL")
+            if "@" in url.split("/", 3)[2]:
+                raise ConfigError(f"{where}: endpoint {name!r}: a URL holds no key; name its variable in api_key_env")
+        if not endpoint.model:
+            raise ConfigError(f"{where}: endpoint {name!r} has no model")
+    needed = [*NEEDED_ROLES, *(["judge"] if config.run.expansion == "beam" else [])]
+    for name in needed:
+        if name not in config.roles:
+            raise ConfigError(f"{where}: role {name!r} has no endpoint; add [roles.{name}] with endpoint = ...")
+    for name, role in config.roles.items():
+        if role.class_ is None and name not in BUILT_IN_ROLES:
+            raise ConfigError(f"{where}: no built-in role is called {name!r}{_nearest(name, BUILT_IN_ROLES)}; "
+                              "a role of one's own needs class = \"module:Class\"")  # fmt: skip
+        if role.class_ is None and role.endpoint is None:
+            raise ConfigError(f"{where}: role {name!r} has no endpoint")
+        if role.endpoint is not None and role.endpoint not in known:
+            raise ConfigError(
+                f"{where}: role {name!r} uses the endpoint {role.endpoint!r}, which does not exist"
+                f"{_nearest(role.endpoint, known)}"
+            )
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem, in one line."""
+    problem = error.errors(include_url=False)[0]
+    location = [str(part) for part in problem["loc"]]
+    dotted = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        *parents, key = location
+        return f"unknown key {dotted!r}{_nearest(key, _keys(parents))}"
+    return f"{dotted}: {problem['msg'].lower()}, not {problem['input']!r}"
+
+
+def _keys(parents: Sequence[str]) -> list[str]:
+    tables: dict[str, type[_Table]] = {"run": RunTable, "endpoints": EndpointTable, "roles": RoleTable}
+    table: type[_Table] = tables.get(parents[0], Config) if parents else Config
+    if "price" in parents:
+        table = PriceTable
+    return [field.alias or name for name, field in table.model_fields.items()]
+
+
+def _nearest(name: str, known: Sequence[str] | set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else f" (there are {', '.join(sorted(known))})"

@@ -1,0 +1,99 @@
+"""Trees in the form that the paper's authors publish, written and read.
+
+One JSON object a conversation: ``profile``, ``personality`` and ``conversations``, a list of turns, each with
+``user``, ``assistant`` (``preferred`` and ``rejected``), ``chosen`` (a label), ``inferred_profile`` and
+``inferred_personality``. It knows one path, no scores and no failures, so it holds the first path of a tree that
+branches, and only turns with both answers; :func:`to_authors` says how many turns that left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path as FilePath
+from typing import Any
+
+import orjson
+
+from aloe_agents.errors import ConfigError
+from aloe_agents.messages import Path
+from aloe_agents.personas import Persona
+from aloe_agents.tree import Answer, Tree, Turn
+
+LABELS = ("preferred", "rejected")
+
+
+def to_authors(tree: Tree) -> tuple[dict[str, Any], int]:
+    """``tree`` in the authors' form, and the number of its turns that are not in it."""
+    turns = []
+    for turn in _first_path(tree):
+        if not all(label in turn.answers for label in LABELS):
+            break
+        revealed = turn.revealed or {}
+        turns.append(
+            {
+                "user": turn.user,
+                "assistant": {label: turn.answers[label].text for label in LABELS},
+                "chosen": turn.chosen[0] if turn.chosen else None,
+                "inferred_profile": revealed.get("profile") or "None",
+                "inferred_personality": revealed.get("personality") or "None",
+            }
+        )
+    value = {
+        "id": tree.persona.id,
+        "profile": tree.persona.profile,
+        "personality": tree.persona.personality,
+        "conversations": turns,
+    }
+    return value, len(tree.turns) - len(turns)
+
+
+def from_authors(value: Any, id: str) -> Tree:
+    """The tree of a conversation in the authors' form. Raises ValueError, naming what is wrong."""
+    try:
+        persona = Persona(id=value.get("id", id), profile=value["profile"], personality=value["personality"])
+        turns: list[Turn] = []
+        path: Path = ()
+        for number, turn in enumerate(value["conversations"], 1):
+            answers = {label: Answer(turn["assistant"][label]) for label in LABELS}
+            chosen = turn["chosen"]
+            if chosen not in LABELS:
+                raise ValueError(f"turn {number}: chosen is {chosen!r}, not one of {', '.join(LABELS)}")
+            revealed = {
+                "profile": _unless_none(turn["inferred_profile"]),
+                "personality": _unless_none(turn["inferred_personality"]),
+            }
+            turns.append(Turn(path, turn["user"], revealed, answers, (chosen,)))
+            path = (*path, chosen)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a conversation in the authors' form ({type(error).__name__}: {error})") from None
+    return Tree(persona.id, 0, persona, "completed", turns)
+
+
+def read_authors(path: FilePath | str) -> Iterator[Tree]:
+    """The trees of a JSONL file in the authors' form. Raises ConfigError, naming the line, for a line that is none."""
+    try:
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    try:
+                        yield from_authors(orjson.loads(line), f"p{number:05d}")
+                    except ValueError as error:
+                        raise ConfigError(f"{path}, line {number}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _first_path(tree: Tree) -> Iterator[Turn]:
+    """The turns from the root along the first label that goes on."""
+    at = {turn.path: turn for turn in tree.turns}
+    path: Path = ()
+    while (turn := at.get(path)) is not None:
+        yield turn
+        onward = [label for label in turn.chosen if (*path, label) in at]
+        if not onward:
+            return
+        path = (*path, onward[0])
+
+
+def _unless_none(text: str) -> str | None:
+    return None if text.strip().rstrip(".").lower() == "none" else text

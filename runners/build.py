@@ -1,0 +1,133 @@
+"""From a configuration to live parts: the one place where endpoints, roles and expansion are wired together."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aloe_agents import prompts, roles
+from aloe_agents.agent import Agent
+from aloe_agents.config import SCRIPTED, Config, EndpointTable, RoleTable, api_key
+from aloe_agents.endpoint import Endpoint, Limits
+from aloe_agents.errors import ConfigError
+from aloe_agents.expansion import Beam, Full, RandomPath
+from aloe_agents.http_model import HttpModel
+from aloe_agents.personas import Persona
+from aloe_agents.scripted import ScriptedModel
+from aloe_agents.wiring import Expansion, check
+
+_CLASSES: Mapping[str, type] = {
+    "role_player": roles.RolePlayer,
+    "induction": roles.Induction,
+    "preferred": roles.Preferred,
+    "rejected": roles.Rejected,
+    "judge": roles.Judge,
+}
+
+
+def build_endpoints(config: Config) -> dict[str, Endpoint]:
+    """The endpoints that the roles use, by name. Raises ConfigError if a key's variable is not set."""
+    used = {role.endpoint for role in config.roles.values() if role.endpoint}
+    endpoints = {name: _endpoint(name, table) for name, table in config.endpoints.items() if name in used}
+    if SCRIPTED in used:
+        endpoints[SCRIPTED] = Endpoint(SCRIPTED, [ScriptedModel()], Limits(capacity=1024))
+    return endpoints
+
+
+def build_cast(config: Config, endpoints: Mapping[str, Endpoint], folder: Path | None = None) -> list[Agent]:
+    """One agent a configured role. ``folder`` is where classes of one's own are looked for first."""
+    cast = []
+    for name, role in config.roles.items():
+        cls = _load(name, role.class_, folder) if role.class_ else _CLASSES[name]
+        arguments: dict[str, Any] = dict(role.options)
+        if role.endpoint:
+            endpoint = endpoints[role.endpoint]
+            arguments["model"] = endpoint.using(role.sampling) if role.sampling else endpoint
+        if role.prompt:
+            arguments["prompt"] = role.prompt
+        try:
+            cast.append(cls(**arguments))
+        except TypeError as error:
+            raise ConfigError(f"role {name!r} cannot be made from {cls.__name__}: {error}") from None
+    return cast
+
+
+def build_expansion(config: Config) -> Expansion:
+    """The expansion that ``[run]`` names."""
+    match config.run.expansion:
+        case "full":
+            return Full(config.run.depth)
+        case "beam":
+            return Beam(config.run.width)
+        case _:
+            return RandomPath()
+
+
+def check_cast(cast: Sequence[Agent], expansion: Expansion) -> None:
+    """Raise WiringError for a cast that cannot play."""
+    check([*cast, expansion], expansion.labels)
+
+
+def settings(config: Config, personas: Sequence[Persona]) -> dict[str, str]:
+    """What a run's answers depend on, by name: two runs with equal settings are one run.
+
+    URLs, keys, limits and prices are not among it: they may change between a run and its resumption.
+    """
+    run = config.run
+    shape = {"full": f" of depth {run.depth}", "beam": f" of width {run.width}"}.get(run.expansion, "")
+    people = hashlib.sha256(repr([(p.id, p.profile, p.personality) for p in personas]).encode()).hexdigest()
+    found = {
+        "seed": str(run.seed),
+        "turns": str(run.turns),
+        "expansion": run.expansion + shape,
+        "personas": f"{len(personas)} (digest {people[:12]})",
+    }
+    for name, role in config.roles.items():
+        endpoint = config.endpoints.get(role.endpoint or "", EndpointTable(model=SCRIPTED))
+        found[f"model of {name}"] = endpoint.model if role.endpoint else "none"
+        found[f"sampling of {name}"] = repr(sorted({**endpoint.sampling, **role.sampling}.items()))
+        found[f"class of {name}"] = role.class_ or "built in"
+        found[f"options of {name}"] = repr(sorted(role.options.items()))
+        found[f"prompt of {name}"] = _prompt_digest(name, role)
+    return found
+
+
+def _prompt_digest(name: str, role: RoleTable) -> str:
+    """A digest of the prompt's text, so that an edited prompt is a changed setting."""
+    if role.prompt is None and (role.class_ or name == "rejected"):
+        return "its own"
+    return hashlib.sha256(prompts.read(role.prompt or name).encode()).hexdigest()[:12]
+
+
+def _load(name: str, dotted: str, folder: Path | None) -> Any:
+    """The class that ``module:Class`` names."""
+    module, _, attribute = dotted.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f"role {name!r}: {dotted!r} is not module:Class")
+    for place in (Path.cwd(), folder):
+        if place is not None and str(place) not in sys.path:
+            sys.path.insert(0, str(place))
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"role {name!r}: {dotted} cannot be loaded: {error}") from None
+
+
+def _endpoint(name: str, table: EndpointTable) -> Endpoint:
+    key, key_from = api_key(name, table), table.api_key_env or ""
+    replicas = [
+        HttpModel(url, table.model, key=key, key_from=key_from, connections=table.capacity) for url in table.urls
+    ]
+    limits = Limits(
+        capacity=table.capacity,
+        requests_per_minute=table.requests_per_minute,
+        tokens_per_minute=table.tokens_per_minute,
+        timeout=table.timeout,
+        deadline=table.deadline,
+        attempts=table.attempts,
+    )
+    return Endpoint(name, replicas, limits, sampling=table.sampling, price=(table.price.input, table.price.output))

@@ -1,0 +1,92 @@
+"""``aloe COMMAND``. Commands are loaded when they are used: the help page loads none of them.
+
+Exit codes: 0 done; 1 done with failures, or stopped by an error; 2 unusable arguments or configuration;
+130 interrupted, with all that was paid kept. Errors are one line on standard error; ``--debug`` shows where from.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from aloe_agents.errors import AloeError, ConfigError
+from aloe_agents.text import inert
+
+COMMANDS = {
+    "demo": "The whole method offline in seconds, with the scripted model.",
+    "simulate": "Personas in, conversation trees out; the same command resumes.",
+    "watch": "Show a running or finished run in the terminal.",
+    "status": "The accounting of a run.",
+    "export": "Write a run's trees in another format.",
+    "serve": "Serve the scripted model as an OpenAI-compatible server.",
+    "doctor": "What is installed, which endpoints answer, who hears whom.",
+}
+
+
+class _Commands(click.Group):
+    """Knows names and help lines by heart, and imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"aloe_agents.runners.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, 1)
+            meant = f"; did you mean {close[0]!r}?" if close else f" (there are {', '.join(COMMANDS)})"
+            raise click.UsageError(f"no command {args[0]!r}{meant}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="aloe-agents", prog_name="aloe")
+def aloe(debug: bool) -> None:
+    """Simulate many believable users at once.
+
+    \b
+    Try:  aloe demo
+          aloe simulate --personas personas.jsonl --out runs/first
+    """
+
+
+def main() -> None:
+    """The console script."""
+    debug = "--debug" in sys.argv
+    try:
+        code = aloe.main(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except AloeError as error:
+        if debug:
+            raise
+        click.echo(f"aloe: {inert(str(error))}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except BrokenPipeError:  # aloe ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

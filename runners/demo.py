@@ -1,0 +1,50 @@
+"""``aloe demo``: the main job on the embedded default: personas of the package, the scripted model, a live picture."""
+
+from __future__ import annotations
+
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from aloe_agents.config import load_config
+from aloe_agents.personas import read_pool, sample_personas
+from aloe_agents.runners.simulate import simulate
+from aloe_agents.tree import read_trees
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), help="The run's directory (default: a temporary one).")
+@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--turns", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--plain", is_flag=True, help="Lines instead of the live picture.")
+def command(out: Path | None, seed: int, turns: int, plain: bool) -> int:
+    """Simulate 24 users offline, with a judge, and show what came of it. Needs no key, no model and no GPU.
+
+    \b
+    aloe demo
+    """
+    out = out or Path(tempfile.mkdtemp(prefix="aloe-demo-"))
+    roles = ("role_player", "induction", "preferred", "rejected", "judge")
+    overrides = {"run.seed": seed, "run.turns": turns, **{f"roles.{role}.endpoint": "scripted" for role in roles}}
+    data = Path(str(files("aloe_agents") / "data"))
+    profiles, personalities = (read_pool(data / name)[0] for name in ("profiles.txt", "personalities.txt"))
+    users = sample_personas(profiles, personalities, 24, seed)
+    code = simulate(load_config(None, overrides), users, out, plain=plain)
+    _show_scores(out, turns)
+    click.echo(f"\nLook at a dialogue:   aloe watch {out}\nThe trees themselves: {out / 'trees.jsonl'}")
+    return code
+
+
+def _show_scores(out: Path, turns: int) -> None:
+    """Mean judge scores by turn: what a persona known a little better with every turn is worth."""
+    scores: dict[str, list[list[float]]] = {label: [[] for _ in range(turns)] for label in ("preferred", "rejected")}
+    for tree in read_trees(out / "trees.jsonl"):
+        for turn in tree.turns:
+            for label, answer in turn.answers.items():
+                if (score := answer.scores.get("judge")) is not None:
+                    scores[label][turn.turn - 1].append(score)
+    click.echo("\nmean score by turn  " + " ".join(f"{turn:>5}" for turn in range(1, turns + 1)))
+    for label, by_turn in scores.items():
+        click.echo(f"  {label:<17} " + " ".join(f"{sum(s) / len(s):5.2f}" if s else "    -" for s in by_turn))

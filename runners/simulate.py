@@ -1,0 +1,249 @@
+"""``aloe simulate``: personas to trees. The same command, given again, resumes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from aloe_agents.config import Config, load_config, parse_override
+from aloe_agents.console import show, status_line, summary
+from aloe_agents.endpoint import Endpoint
+from aloe_agents.errors import ConfigError, Fatal
+from aloe_agents.journal import Journal, differences
+from aloe_agents.personas import Persona, read_personas, read_pool, sample_personas
+from aloe_agents.progress import EndpointLine, Progress
+from aloe_agents.reading import Reading, write_trees
+from aloe_agents.recorder import Recorder
+from aloe_agents.runners import build
+from aloe_agents.simulation import Simulation
+
+GRACE = 30.0
+"""Seconds for what is in flight to land after the first interrupt."""
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--personas", type=click.Path(path_type=Path), help="JSONL with profile, personality and perhaps id.")
+@click.option("--profiles", type=click.Path(path_type=Path), help="A pool of profiles: JSONL, or one a line.")
+@click.option("--personalities", type=click.Path(path_type=Path), help="A pool of personalities.")
+@click.option("--count", type=click.IntRange(1), help="How many pairs to draw from the pools.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's directory.")
+@click.option("--seed", type=int, help="Of the run: coins, draws, pairs (run.seed).")
+@click.option("--turns", type=int, help="Turns of a conversation (run.turns).")
+@click.option("--live", type=int, help="Conversations at once (run.live).")
+@click.option("--expansion", type=click.Choice(["random-path", "full", "beam"]), help="run.expansion")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, such as run.depth=3.")
+@click.option("--force", is_flag=True, help="Go on in a directory that holds a run with other settings.")
+@click.option("--plain", is_flag=True, help="Lines instead of the live picture.")
+@click.option("--debug", is_flag=True, hidden=True)
+def command(
+    config: Path | None,
+    personas: Path | None,
+    profiles: Path | None,
+    personalities: Path | None,
+    count: int | None,
+    out: Path,
+    overrides: Sequence[str],
+    force: bool,
+    plain: bool,
+    debug: bool,
+    **flags: Any,
+) -> int:
+    """Simulate users and emit preference trees.
+
+    \b
+    aloe simulate --personas personas.jsonl --out runs/first
+    aloe simulate aloe.toml --profiles p.jsonl --personalities q.jsonl --count 300 --out runs/second
+    """
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="aloe: %(message)s")
+    changed = dict(parse_override(text) for text in overrides)
+    changed |= {f"run.{name}": value for name, value in flags.items() if value is not None}
+    resolved = load_config(config, changed)
+    people = _people(personas, profiles, personalities, count, resolved.run.seed)
+    folder = config.parent.absolute() if config else None
+    return simulate(resolved, people, out, folder=folder, force=force, plain=plain)
+
+
+def simulate(
+    config: Config,
+    personas: Sequence[Persona],
+    out: Path,
+    *,
+    folder: Path | None = None,
+    force: bool = False,
+    plain: bool = False,
+) -> int:
+    """Run ``config`` with ``personas`` in the directory ``out``, showing it. Returns the exit code.
+
+    Raises ConfigError before anything is written or asked.
+    """
+    endpoints = build.build_endpoints(config)
+    cast = build.build_cast(config, endpoints, folder)
+    expansion = build.build_expansion(config)
+    build.check_cast(cast, expansion)
+    settings = build.settings(config, personas)
+    if (differing := differences(out, settings)) and not force:
+        raise ConfigError(
+            f"{out} holds another run: {'; '.join(differing)}. Choose another --out, or --force to go on in it "
+            "(answers to unchanged questions are kept)"
+        )
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file, not a directory")
+    console = Console(stderr=False)
+    with loop_runner() as runner:
+        return runner.run(_run(config, cast, expansion, endpoints, personas, settings, out, console, plain))
+
+
+async def _run(
+    config: Config,
+    cast: Sequence[Any],
+    expansion: Any,
+    endpoints: Mapping[str, Endpoint],
+    personas: Sequence[Persona],
+    settings: dict[str, str],
+    out: Path,
+    console: Console,
+    plain: bool,
+) -> int:
+    run = config.run
+    journal = Journal(out)
+    try:
+        described = {
+            name: {"model": endpoint.name, "capacity": endpoint.limits.capacity, "price": endpoint.price}
+            for name, endpoint in endpoints.items()
+        }
+        (out / "run.toml").write_text(config.to_toml(), encoding="utf-8")
+        recorder = Recorder(journal)
+        progress = Progress(str(out), run.seed, run.turns, len(personas), lambda: endpoint_lines(endpoints))
+        simulation = Simulation(
+            cast,
+            expansion,
+            turns=run.turns,
+            seed=run.seed,
+            live=run.live,
+            recorder=recorder,
+            observers=[progress.observe],
+        )
+        await journal.claim(
+            seed=run.seed, turns=run.turns, requested=len(personas), settings=settings, endpoints=described
+        )
+        over = asyncio.Event()
+        fatal: Fatal | None = None
+        screen = Console(stderr=False, force_terminal=False) if plain else console
+        async with asyncio.TaskGroup() as group:
+            group.create_task(show(screen, progress.snapshot, over))
+            task = asyncio.create_task(simulation.run(personas))
+            with interrupts(simulation.stop, task):
+                try:
+                    await task
+                except Fatal as error:
+                    fatal = error
+                finally:
+                    over.set()
+        interrupted = simulation.stopped and fatal is None
+        if not interrupted and fatal is None:
+            await journal.finish()
+        await journal.commit()
+    finally:
+        journal.close()
+        for endpoint in endpoints.values():
+            await endpoint.close()
+    count = write_trees(out)
+    with contextlib.closing(Reading(out)) as reading:
+        accounting = reading.accounting()
+    console.print(status_line(progress.snapshot(finished=True)), soft_wrap=True, highlight=False)
+    console.print(summary(accounting, out, count, recorder.damaged))
+    if interrupted or fatal:
+        console.print(f"Resume with:  {resume_line()}", soft_wrap=True, highlight=False, markup=False)
+    if fatal:
+        raise fatal
+    if interrupted:
+        return 130
+    return 1 if accounting["failed"] else 0
+
+
+def endpoint_lines(endpoints: Mapping[str, Endpoint]) -> list[EndpointLine]:
+    """The endpoints as they are now. Needs the running loop's clock."""
+    now = asyncio.get_running_loop().time()
+    return [
+        EndpointLine(
+            name,
+            e.name,
+            e.limits.capacity,
+            in_flight=e.slots.taken,
+            waiting=e.slots.waiting,
+            calls=e.tally.calls,
+            retries=sum(e.tally.retries.values()),
+            prompt_tokens=e.tally.prompt_tokens,
+            completion_tokens=e.tally.completion_tokens,
+            cost=e.tally.cost,
+            paused=max(0.0, e.pause.until - now),
+        )
+        for name, e in endpoints.items()
+    ]
+
+
+@contextlib.contextmanager
+def interrupts(stop: Callable[[], None], task: asyncio.Task[Any]) -> Iterator[None]:
+    """SIGINT and SIGTERM call ``stop``, and cancel ``task`` if it is not over after GRACE seconds; twice: at once."""
+    loop = asyncio.get_running_loop()
+    met = 0
+
+    def interrupt() -> None:
+        nonlocal met
+        met += 1
+        if met > 1:
+            os._exit(130)  # all that was committed is on disk; the terminal is the shell's to mend
+        stop()
+        loop.call_later(GRACE, task.cancel)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def loop_runner() -> asyncio.Runner:
+    """An asyncio runner, on uvloop where that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def resume_line() -> str:
+    """The command that was given."""
+    return shlex.join(["aloe", *sys.argv[1:]])
+
+
+def _people(
+    personas: Path | None, profiles: Path | None, personalities: Path | None, count: int | None, seed: int
+) -> list[Persona]:
+    if personas:
+        if profiles or personalities or count:
+            raise ConfigError("--personas comes alone: not with --profiles, --personalities or --count")
+        return read_personas(personas)
+    if not profiles or not personalities or not count:
+        raise ConfigError("give --personas FILE, or --profiles FILE --personalities FILE --count N")
+    pools = []
+    for path in (profiles, personalities):
+        items, remarks = read_pool(path)
+        for remark in remarks:
+            click.echo(f"aloe: {remark}", err=True)
+        pools.append(items)
+    return sample_personas(pools[0], pools[1], count, seed)

@@ -1,0 +1,52 @@
+"""``aloe watch``: the picture of a run, from its journal; while it runs, from any terminal, and afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from aloe_agents.console import draw, show, status_line, summary
+from aloe_agents.progress import Snapshot
+from aloe_agents.reading import Reading
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--once", is_flag=True, help="One picture, then stop; a finished run is always shown so.")
+@click.option("--plain", is_flag=True, help="Lines instead of the picture.")
+def command(directory: Path, once: bool, plain: bool) -> None:
+    """Show a running or finished run.
+
+    \b
+    aloe watch runs/first
+    """
+    console = Console(force_terminal=False if plain else None)
+    with contextlib.closing(Reading(directory)) as reading:
+        now = reading.snapshot()
+        if not (now.finished or once):
+            with contextlib.suppress(KeyboardInterrupt):
+                asyncio.run(_follow(reading, console))
+            now = reading.snapshot()
+        if console.is_terminal:
+            width, height = console.size
+            console.print(draw(now, width, height - 8), height=height - 8)
+        else:
+            console.print(status_line(now), soft_wrap=True, highlight=False)
+        accounting = reading.accounting()
+        console.print(summary(accounting, directory, accounting["completed"] + sum(accounting["failed"].values())))
+
+
+async def _follow(reading: Reading, console: Console) -> None:
+    over = asyncio.Event()
+
+    def snapshot() -> Snapshot:
+        now = reading.snapshot()
+        if now.finished:
+            over.set()
+        return now
+
+    await show(console, snapshot, over)
