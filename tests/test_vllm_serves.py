@@ -1,0 +1,42 @@
+"""vLLM's CPU build serves a model made here, and goes away again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.tiny_models import make_tiny_qwen2
+from tests.vllm_server import processes, require_vllm, session_members, vllm_server
+
+CORPUS = ["I moved to Lisbon in spring and I still miss the snow.", "What would you cook for six people on a Sunday?"]
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+def test_vllm_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    require_vllm()
+    make_tiny_qwen2(tmp_path / "model", CORPUS)
+    with vllm_server(tmp_path / "model", "tiny", tmp_path / "vllm.log") as base_url:
+        sessions = {process.session for process in processes().values() if process.parent == os.getpid()}
+        sessions.discard(os.getsid(0))
+        assert sessions, "the server should be a child of this process, in a session of its own"
+        reply = httpx.post(
+            f"{base_url}/chat/completions",
+            json={
+                "model": "tiny",
+                "messages": [{"role": "user", "content": "Where did I move?"}],
+                "max_tokens": 16,
+                "seed": 7,
+            },
+            timeout=60,
+            trust_env=False,
+        )
+        assert reply.status_code == 200, reply.text
+        body = reply.json()
+        assert body["model"] == "tiny"
+        assert body["choices"][0]["message"]["role"] == "assistant"
+        assert 0 < body["usage"]["completion_tokens"] <= 16
+    assert [pid for session in sessions for pid in session_members(session)] == []
