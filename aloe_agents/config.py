@@ -35,7 +35,7 @@ class _Table(BaseModel):
 class RunTable(_Table):
     """``[run]``"""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     turns: Positive = 10
     """K: turns of a conversation."""
     expansion: Literal["random-path", "full", "beam"] = "random-path"

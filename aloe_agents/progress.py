@@ -135,6 +135,8 @@ class Progress:
     ) -> None:
         self._name, self._seed, self._turns, self.requested = name, seed, turns, requested
         self._endpoints = endpoints
+        self.skipped = 0
+        """Conversations that an earlier process completed."""
         self.completed = 0
         self.failed: dict[str, int] = {}
         self.live = 0
@@ -179,14 +181,15 @@ class Progress:
         calls, turns = (
             (self.calls, self.turns_done) if over != now - then else (self.calls - calls, self.turns_done - turns)
         )
-        waiting = self.requested - self.completed - sum(self.failed.values()) - self.live
+        completed = self.completed + self.skipped
+        waiting = self.requested - completed - sum(self.failed.values()) - self.live
         left = (waiting + self.live / 2) * self._turns  # on average half of a live one is done
         return Snapshot(
             name=self._name,
             seed=self._seed,
             turns=self._turns,
             requested=self.requested,
-            completed=self.completed,
+            completed=completed,
             failed=dict(self.failed),
             live=self.live,
             turns_done=self.turns_done,

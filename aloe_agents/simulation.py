@@ -78,6 +78,8 @@ class Simulation:
         check(agents, expansion.labels)
         self.turns, self.seed, self.live = turns, seed, live
         self.outcome = Outcome()
+        self.skipped = 0
+        """Conversations that the journal held as completed when the run began."""
         self._expansion = expansion
         self._recorder = recorder
         watching = [*([recorder.observe] if recorder else []), *observers]  # what is shown is on its way to the disk
@@ -106,6 +108,7 @@ class Simulation:
         ``on_tree``. Raises Fatal if one ended the run, after what was in flight had landed.
         """
         done = await self._recorder.prepare() if self._recorder else set()
+        self.skipped = len(done)
         try:
             async with asyncio.TaskGroup() as group:
                 for persona in personas:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,26 @@ _CLASSES: Mapping[str, type] = {
     "rejected": roles.Rejected,
     "judge": roles.Judge,
 }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a simulation is made of."""
+
+    cast: list[Agent]
+    expansion: Expansion
+    endpoints: dict[str, Endpoint]
+
+
+def build(config: Config, folder: Path | None = None) -> Parts:
+    """The parts that ``config`` describes. ``folder`` is where classes of one's own are looked for first.
+
+    Raises ConfigError if a key's variable is not set, a class or prompt cannot be loaded, or the cast cannot play.
+    """
+    endpoints = build_endpoints(config)
+    cast, expansion = build_cast(config, endpoints, folder), build_expansion(config)
+    check([*cast, expansion], expansion.labels)
+    return Parts(cast, expansion, endpoints)
 
 
 def build_endpoints(config: Config) -> dict[str, Endpoint]:
@@ -65,11 +86,6 @@ def build_expansion(config: Config) -> Expansion:
             return Beam(config.run.width)
         case _:
             return RandomPath()
-
-
-def check_cast(cast: Sequence[Agent], expansion: Expansion) -> None:
-    """Raise WiringError for a cast that cannot play."""
-    check([*cast, expansion], expansion.labels)
 
 
 def settings(config: Config, personas: Sequence[Persona]) -> dict[str, str]:

@@ -88,9 +88,7 @@ def _print_flow(config: Config, folder: Path | None) -> None:
     for table in config.endpoints.values():  # whose key is missing has been said; the flow does not need it
         if table.api_key_env:
             os.environ.setdefault(table.api_key_env, "-")
-    cast = build.build_cast(config, build.build_endpoints(config), folder)
-    expansion = build.build_expansion(config)
-    build.check_cast(cast, expansion)
+    parts = build.build(config, folder)
     click.echo("who hears what -> who -> says what")
-    for line in flow([*cast, expansion]):
+    for line in flow([*parts.cast, parts.expansion]):
         click.echo(f"  {line}")

@@ -22,7 +22,7 @@ from aloe_agents.endpoint import Endpoint
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.journal import Journal, differences
 from aloe_agents.personas import Persona, read_personas, read_pool, sample_personas
-from aloe_agents.progress import EndpointLine, Progress
+from aloe_agents.progress import EndpointLine, Progress, Snapshot
 from aloe_agents.reading import Reading, write_trees
 from aloe_agents.recorder import Recorder
 from aloe_agents.runners import build
@@ -88,10 +88,7 @@ def simulate(
 
     Raises ConfigError before anything is written or asked.
     """
-    endpoints = build.build_endpoints(config)
-    cast = build.build_cast(config, endpoints, folder)
-    expansion = build.build_expansion(config)
-    build.check_cast(cast, expansion)
+    parts = build.build(config, folder)
     settings = build.settings(config, personas)
     if (differing := differences(out, settings)) and not force:
         raise ConfigError(
@@ -100,71 +97,61 @@ def simulate(
         )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file, not a directory")
-    console = Console(stderr=False)
     with loop_runner() as runner:
-        return runner.run(_run(config, cast, expansion, endpoints, personas, settings, out, console, plain))
+        return runner.run(_run(config, parts, personas, settings, out, plain))
 
 
 async def _run(
-    config: Config,
-    cast: Sequence[Any],
-    expansion: Any,
-    endpoints: Mapping[str, Endpoint],
-    personas: Sequence[Persona],
-    settings: dict[str, str],
-    out: Path,
-    console: Console,
-    plain: bool,
+    config: Config, parts: build.Parts, personas: Sequence[Persona], settings: dict[str, str], out: Path, plain: bool
 ) -> int:
-    run = config.run
+    run, console, over = config.run, Console(), asyncio.Event()
     journal = Journal(out)
     try:
-        described = {
-            name: {"model": endpoint.name, "capacity": endpoint.limits.capacity, "price": endpoint.price}
-            for name, endpoint in endpoints.items()
-        }
         (out / "run.toml").write_text(config.to_toml(), encoding="utf-8")
         recorder = Recorder(journal)
-        progress = Progress(str(out), run.seed, run.turns, len(personas), lambda: endpoint_lines(endpoints))
+        progress = Progress(str(out), run.seed, run.turns, len(personas), lambda: endpoint_lines(parts.endpoints))
         simulation = Simulation(
-            cast,
-            expansion,
+            parts.cast,
+            parts.expansion,
             turns=run.turns,
             seed=run.seed,
             live=run.live,
             recorder=recorder,
             observers=[progress.observe],
         )
+        described = {
+            name: {"model": endpoint.name, "capacity": endpoint.limits.capacity, "price": endpoint.price}
+            for name, endpoint in parts.endpoints.items()
+        }
         await journal.claim(
             seed=run.seed, turns=run.turns, requested=len(personas), settings=settings, endpoints=described
         )
-        over = asyncio.Event()
-        fatal: Fatal | None = None
-        screen = Console(stderr=False, force_terminal=False) if plain else console
-        async with asyncio.TaskGroup() as group:
-            group.create_task(show(screen, progress.snapshot, over))
-            task = asyncio.create_task(simulation.run(personas))
-            with interrupts(simulation.stop, task):
-                try:
-                    await task
-                except Fatal as error:
-                    fatal = error
-                finally:
-                    over.set()
-        interrupted = simulation.stopped and fatal is None
-        if not interrupted and fatal is None:
-            await journal.finish()
-        await journal.commit()
+
+        def snapshot(finished: bool = False) -> Snapshot:
+            progress.skipped = simulation.skipped
+            return progress.snapshot(finished)
+
+        screen = Console(force_terminal=False) if plain else console
+        picture = asyncio.create_task(show(screen, snapshot, over))
+        task = asyncio.create_task(simulation.run(personas))
+        with interrupts(simulation.stop, task):
+            await asyncio.wait([task])
+        over.set()
+        await asyncio.wait([picture])
+        fatal = None if task.cancelled() else task.exception()
+        interrupted = fatal is None and simulation.stopped
+        with contextlib.suppress(Fatal):  # a journal that is broken has said so in ``fatal``
+            await (journal.commit() if interrupted or fatal else journal.finish())
+        count = write_trees(out)
+        with contextlib.closing(Reading(out)) as reading:
+            accounting = reading.accounting()
     finally:
         journal.close()
-        for endpoint in endpoints.values():
+        for endpoint in parts.endpoints.values():
             await endpoint.close()
-    count = write_trees(out)
-    with contextlib.closing(Reading(out)) as reading:
-        accounting = reading.accounting()
-    console.print(status_line(progress.snapshot(finished=True)), soft_wrap=True, highlight=False)
+    console.print(status_line(snapshot(finished=True)), soft_wrap=True, highlight=False)
     console.print(summary(accounting, out, count, recorder.damaged))
-    if interrupted or fatal:
+    if interrupted or isinstance(fatal, Fatal):
         console.print(f"Resume with:  {resume_line()}", soft_wrap=True, highlight=False, markup=False)
     if fatal:
         raise fatal
@@ -203,8 +190,10 @@ def interrupts(stop: Callable[[], None], task: asyncio.Task[Any]) -> Iterator[No
     def interrupt() -> None:
         nonlocal met
         met += 1
-        if met > 1:
-            os._exit(130)  # all that was committed is on disk; the terminal is the shell's to mend
+        if met > 1:  # all that was committed is on disk
+            if sys.stdout.isatty():
+                os.write(sys.stdout.fileno(), b"\x1b[?1049l\x1b[?25h")  # leave the picture's screen, show the cursor
+            os._exit(130)
         stop()
         loop.call_later(GRACE, task.cancel)
 
