@@ -13,10 +13,11 @@ An agent is any object with a name, the kinds of message that it hears, and one 
             verdict = await scene.ask(self.model, [{"role": "user", "content": f"Is this unsafe? {heard.text}"}])
             return Flagged.after(heard, verdict=verdict.text)
 
-One object serves all conversations at once, so an agent keeps nothing between two deliveries. Two attributes are
+One object serves all conversations at once, so an agent keeps nothing between two deliveries. Three attributes are
 optional. ``essential = False`` says that its failure marks a node and leaves the conversation whole. ``says``
 lists the kinds that it may say, each as a kind or as (kind, label); without it the return annotation of
-``respond`` is read. They let the wiring be checked before the first call is paid.
+``respond`` is read. ``needs`` lists what it will ask the scene for, in the same form. They let the wiring be
+checked before the first call is paid.
 """
 
 from __future__ import annotations

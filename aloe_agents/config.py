@@ -12,12 +12,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.http_model import is_loopback
+from aloe_agents.text import one_line
 
 SCRIPTED = "scripted"
 """The endpoint that is always there: the built-in scripted model, in process."""
@@ -29,7 +31,7 @@ PositiveNumber = Annotated[float, Field(gt=0)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class RunTable(_Table):
@@ -111,7 +113,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     table: dict[str, Any] = {}
     if path:
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -158,9 +160,12 @@ def api_key(name: str, endpoint: EndpointTable) -> str:
                 'variable with its key (api_key_env = "" for a server that wants none)'
             )
         return ""
-    if variable and not os.environ.get(variable):
+    key = os.environ.get(variable, "") if variable else ""
+    if variable and not key.strip():
         raise ConfigError(f"endpoint {name!r} takes its key from ${variable}, which is not set")
-    return os.environ.get(variable, "") if variable else ""
+    if not key.isprintable():
+        raise ConfigError(f"endpoint {name!r}: the key in ${variable} holds a line break or another control character")
+    return key
 
 
 def _scripted_roles(expansion: str) -> dict[str, RoleTable]:
@@ -181,12 +186,14 @@ def _check(config: Config, where: str) -> None:
         if not endpoint.urls or not all(endpoint.urls):
             raise ConfigError(f'{where}: endpoint {name!r} has no URL; add base_url = "http://HOST:PORT/v1"')
         for url in endpoint.urls:
-            if not url.startswith(("http://", "https://")):
-                raise ConfigError(f"{where}: endpoint {name!r}: {url!r} is no http or https URL")
-            if "@" in url.split("/", 3)[2]:
+            if "@" in url.partition("://")[2].partition("/")[0]:
                 raise ConfigError(f"{where}: endpoint {name!r}: a URL holds no key; name its variable in api_key_env")
+            if not _is_http(url):
+                raise ConfigError(f"{where}: endpoint {name!r}: {url!r} is no http or https URL")
         if not endpoint.model:
             raise ConfigError(f"{where}: endpoint {name!r} has no model")
+        if endpoint.api_key_env and not endpoint.api_key_env.isidentifier():
+            raise ConfigError(f"{where}: endpoint {name!r}: api_key_env is the name of a variable, never the key itself")
     needed = [*NEEDED_ROLES, *(["judge"] if config.run.expansion == "beam" else [])]
     for name in needed:
         if name not in config.roles:
@@ -204,21 +211,31 @@ def _check(config: Config, where: str) -> None:
             )
 
 
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not set(url) & set(" \t")
+    except ValueError:  # a port that is no number
+        return False
+
+
 def _explain(error: ValidationError) -> str:
     """The first problem, in one line."""
     problem = error.errors(include_url=False)[0]
     location = [str(part) for part in problem["loc"]]
-    dotted = ".".join(location)
     if problem["type"] == "extra_forbidden":
         *parents, key = location
-        return f"unknown key {dotted!r}{_nearest(key, _keys(parents))}"
-    return f"{dotted}: {problem['msg'].lower()}, not {problem['input']!r}"
+        return f"unknown key {'.'.join(location)!r}{_nearest(key, _keys(parents))}"
+    wanted = "input should be a table" if problem["type"] in ("model_type", "dict_type") else problem["msg"].lower()
+    if location[2:3] == ["base_url"]:  # of its two types pydantic speaks of one
+        location, wanted = location[:3], "input should be a URL or a list of URLs"
+    return f"{'.'.join(location)}: {wanted}, not {one_line(repr(problem['input']), 60)}"
 
 
 def _keys(parents: Sequence[str]) -> list[str]:
     tables: dict[str, type[_Table]] = {"run": RunTable, "endpoints": EndpointTable, "roles": RoleTable}
     table: type[_Table] = tables.get(parents[0], Config) if parents else Config
-    if "price" in parents:
+    if parents[2:] == ["price"]:
         table = PriceTable
     return [field.alias or name for name, field in table.model_fields.items()]
 

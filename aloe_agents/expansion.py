@@ -83,6 +83,7 @@ class Beam:
         self.width = width
         self.judge = judge
         self.labels = labels
+        self.needs = tuple((Scored, Scored.label_of(label, judge)) for label in labels)
 
     def leaves(self, turns: int) -> int:
         return self.width if turns > 1 else 1

@@ -41,8 +41,11 @@ def read_personas(path: Path | str) -> list[Persona]:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: a persona is an object with profile and personality, not {_kind(value)}")
         texts = {name: _text(value.get(name), f"{where}: the persona's {name}") for name in ("profile", "personality")}
-        name = storable(str(value.get("id") or f"p{len(personas) + 1:05d}"))
-        if len(name) > 200 or not name.isprintable():
+        id = value.get("id")
+        if isinstance(id, bool) or not isinstance(id, str | int | None):
+            raise ConfigError(f"{where}: the persona's id is {_kind(id)}, not a text or a whole number")
+        name = f"p{len(personas) + 1:05d}" if id in (None, "") else storable(str(id))
+        if len(name) > 200 or not name.isprintable() or name.isspace():
             raise ConfigError(f"{where}: an id is at most 200 printable characters")
         if name in seen:
             raise ConfigError(f"{where}: the id {name!r} is taken by line {seen[name]}")
@@ -75,7 +78,10 @@ def read_pool(path: Path | str) -> tuple[list[str], list[str]]:
             remarks.append(f"{where} holds {len(values)} items; all of them are used")
         for value in values:
             if isinstance(value, dict):
-                value = next((value[field] for field in _POOL_FIELDS if field in value), None)
+                held = [field for field in _POOL_FIELDS if field in value]
+                if len(held) > 1:
+                    raise ConfigError(f"{where} holds {' and '.join(held)}, but an item of a pool is one text")
+                value = value[held[0]] if held else None
             items.append(_text(value, f"{where}: the item"))
     return items, remarks
 
@@ -134,8 +140,10 @@ def _values(line: str, where: str) -> list[object]:
 
 
 def _text(value: object, what: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{what} is missing or empty" if not value else f"{what} is {_kind(value)}, not text")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise ConfigError(f"{what} is missing or empty")
+    if not isinstance(value, str):
+        raise ConfigError(f"{what} is {_kind(value)}, not text")
     return storable(value)
 
 

@@ -27,4 +27,4 @@ def inert(text: str) -> str:
 def one_line(text: str, width: int = 200) -> str:
     """``text``, inert, on one line of at most ``width`` characters."""
     line = " ".join(inert(text[: 4 * width]).split())
-    return line if len(line) <= width else line[: width - 1] + "…"
+    return line if len(line) <= width and len(text) <= 4 * width else line[: width - 1] + "…"

@@ -41,7 +41,7 @@ class Expansion(Agent, typing.Protocol):
 def says(agent: Agent) -> tuple[Said, ...] | None:
     """What an agent may say: its ``says``, or the return annotation of ``respond``; None where neither tells."""
     if (declared := getattr(agent, "says", None)) is not None:
-        return tuple(item if isinstance(item, tuple) else (item, None) for item in declared)
+        return _listed(declared)
     try:
         returned = typing.get_type_hints(agent.respond).get("return", Message)
     except Exception:  # noqa: BLE001 annotations may name what only exists for type checkers
@@ -68,6 +68,9 @@ def check(agents: Sequence[Agent], labels: Iterable[str] = ()) -> None:
         for kind in agent.hears:
             if kind not in kinds:
                 raise WiringError(f"agent {agent.name!r} hears {kind.__name__}, which nobody says")
+        for kind, of in _listed(getattr(agent, "needs", ())):
+            if not any(spoken is kind and label in (of, None) for spoken, label in said):
+                raise WiringError(f"agent {agent.name!r} needs {kind.__name__}, which nobody says{_labelled(of)}")
     if UserSaid not in kinds:
         raise WiringError("nobody says UserSaid: the cast has no user")
     for label in labels:
@@ -143,6 +146,14 @@ class Chains:
                     if rest := self._longest(hearer, label, met | {name}):
                         longest = max(longest, 1 + rest)
         return longest
+
+
+def _listed(declared: Iterable[type[Message] | Said]) -> tuple[Said, ...]:
+    return tuple(item if isinstance(item, tuple) else (item, None) for item in declared)
+
+
+def _labelled(label: str | None) -> str:
+    return f" under the label {label!r}" if label else ""
 
 
 def _kinds(annotation: object) -> Iterable[type[Message]]:
