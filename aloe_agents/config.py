@@ -193,7 +193,9 @@ def _check(config: Config, where: str) -> None:
         if not endpoint.model:
             raise ConfigError(f"{where}: endpoint {name!r} has no model")
         if endpoint.api_key_env and not endpoint.api_key_env.isidentifier():
-            raise ConfigError(f"{where}: endpoint {name!r}: api_key_env is the name of a variable, never the key itself")
+            raise ConfigError(
+                f"{where}: endpoint {name!r}: api_key_env is the name of a variable, never the key itself"
+            )
     needed = [*NEEDED_ROLES, *(["judge"] if config.run.expansion == "beam" else [])]
     for name in needed:
         if name not in config.roles:
@@ -214,7 +216,9 @@ def _check(config: Config, where: str) -> None:
 def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not set(url) & set(" \t")
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not set(url) & set(" \t")
+        )
     except ValueError:  # a port that is no number
         return False
 

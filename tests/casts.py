@@ -78,7 +78,9 @@ class Pairwise:
     async def respond(self, heard: UserSaid, scene: Scene) -> Compared:
         one = await scene.need(Answered, "preferred")
         other = await scene.need(Answered, "rejected")
-        scores = [(await scene.need(Scored, Scored.label_of(label, "judge"))).score for label in (one.label, other.label)]
+        scores = [
+            (await scene.need(Scored, Scored.label_of(label, "judge"))).score for label in (one.label, other.label)
+        ]
         asked = await scene.ask(self.model, [{"role": "user", "content": f"{one.text} or {other.text}?"}])
         return Compared.after(heard, better=asked.text, scores=(scores[0], scores[1]))
 

@@ -58,7 +58,7 @@ async def test_a_role_that_raises_fails_its_own_conversation_with_agent_node_and
     trees = await play(cast, observers=[observe])
     assert [tree.status for tree in trees] == ["completed", "completed", "failed", "completed"]
     assert len(trees[2].turns) == 2 and all(len(turn.answers) == 2 for turn in trees[2].turns)
-    (failed, sender), = failures
+    ((failed, sender),) = failures
     assert (failed.conversation, failed.turn, failed.agent, sender) == ("p00002", 3, "role_player", "role_player")
     assert failed.heard == ("TurnOpened", failed.path, "") and failed.reason == "role-error"
     assert failed.error == "ZeroDivisionError: three into nothing"
@@ -67,7 +67,9 @@ async def test_a_role_that_raises_fails_its_own_conversation_with_agent_node_and
 async def test_a_non_essential_role_marks_its_node_alone() -> None:
     trees = await play([*paper_cast(Digest()), Failing("critic", Answered, essential=False)])
     assert {tree.status for tree in trees} == {"completed"}
-    marked = [(tree.id, turn.turn, failure["agent"]) for tree in trees for turn in tree.turns for failure in turn.failures]
+    marked = [
+        (tree.id, turn.turn, failure["agent"]) for tree in trees for turn in tree.turns for failure in turn.failures
+    ]
     assert marked == [("p00002", 3, "critic")] * 2
 
 
@@ -307,7 +309,9 @@ async def test_beam_keeps_the_best_of_each_depth() -> None:
     for depth in range(4):
         nodes = [turn for turn in tree.turns if len(turn.path) == depth]
         assert len(nodes) == min(3, 2**depth)
-        scored = [(answer.scores["judge"], label in turn.chosen) for turn in nodes for label, answer in turn.answers.items()]
+        scored = [
+            (answer.scores["judge"], label in turn.chosen) for turn in nodes for label, answer in turn.answers.items()
+        ]
         kept = [score for score, chosen in scored if chosen]
         assert len(kept) == min(3, len(scored))
         assert min(kept) >= max((score for score, chosen in scored if not chosen), default=0)  # type: ignore[type-var]
