@@ -26,12 +26,12 @@ SCRIPTED = "scripted"
 BUILT_IN_ROLES = ("role_player", "induction", "preferred", "rejected", "judge")
 NEEDED_ROLES = BUILT_IN_ROLES[:4]
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class RunTable(_Table):

@@ -1,7 +1,7 @@
 """Trees in the form that the paper's authors publish, written and read.
 
 One JSON object a conversation: ``profile``, ``personality`` and ``conversations``, a list of turns, each with
-``user``, ``assistant`` (``preferred`` and ``rejected``), ``chosen`` (a label), ``inferred_profile`` and
+``user``, ``assistant`` (``preferred`` and ``rejected``), ``chosen`` (a label; null where none went on), ``inferred_profile`` and
 ``inferred_personality``. It knows one path, no scores and no failures, so it holds the first path of a tree that
 branches, and only turns with both answers; :func:`to_authors` says how many turns that left out.
 """
@@ -25,7 +25,7 @@ LABELS = ("preferred", "rejected")
 def to_authors(tree: Tree) -> tuple[dict[str, Any], int]:
     """``tree`` in the authors' form, and the number of its turns that are not in it."""
     turns = []
-    for turn in _first_path(tree):
+    for turn, chosen in _first_path(tree):
         if not all(label in turn.answers for label in LABELS):
             break
         revealed = turn.revealed or {}
@@ -33,11 +33,13 @@ def to_authors(tree: Tree) -> tuple[dict[str, Any], int]:
             {
                 "user": turn.user,
                 "assistant": {label: turn.answers[label].text for label in LABELS},
-                "chosen": turn.chosen[0] if turn.chosen else None,
+                "chosen": chosen if chosen in LABELS else None,
                 "inferred_profile": revealed.get("profile") or "None",
                 "inferred_personality": revealed.get("personality") or "None",
             }
         )
+        if chosen not in LABELS:
+            break
     value = {
         "id": tree.persona.id,
         "profile": tree.persona.profile,
@@ -50,19 +52,19 @@ def to_authors(tree: Tree) -> tuple[dict[str, Any], int]:
 def from_authors(value: Any, id: str) -> Tree:
     """The tree of a conversation in the authors' form. Raises ValueError, naming what is wrong."""
     try:
-        persona = Persona(id=value.get("id", id), profile=value["profile"], personality=value["personality"])
+        persona = Persona(id=str(value.get("id") or id), profile=value["profile"], personality=value["personality"])
         turns: list[Turn] = []
         path: Path = ()
         for number, turn in enumerate(value["conversations"], 1):
             answers = {label: Answer(turn["assistant"][label]) for label in LABELS}
             chosen = turn["chosen"]
-            if chosen not in LABELS:
+            if chosen not in LABELS and (chosen is not None or number < len(value["conversations"])):
                 raise ValueError(f"turn {number}: chosen is {chosen!r}, not one of {', '.join(LABELS)}")
             revealed = {
                 "profile": _unless_none(turn["inferred_profile"]),
                 "personality": _unless_none(turn["inferred_personality"]),
             }
-            turns.append(Turn(path, turn["user"], revealed, answers, (chosen,)))
+            turns.append(Turn(path, turn["user"], revealed, answers, (chosen,) if chosen else ()))
             path = (*path, chosen)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a conversation in the authors' form ({type(error).__name__}: {error})") from None
@@ -83,13 +85,13 @@ def read_authors(path: FilePath | str) -> Iterator[Tree]:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _first_path(tree: Tree) -> Iterator[Turn]:
-    """The turns from the root along the first label that goes on."""
+def _first_path(tree: Tree) -> Iterator[tuple[Turn, str | None]]:
+    """The turns from the root along the first label that goes on, each with that label."""
     at = {turn.path: turn for turn in tree.turns}
     path: Path = ()
     while (turn := at.get(path)) is not None:
-        yield turn
-        onward = [label for label in turn.chosen if (*path, label) in at]
+        onward = [label for label in turn.chosen if (*path, label) in at] or turn.chosen
+        yield turn, onward[0] if onward else None
         if not onward:
             return
         path = (*path, onward[0])

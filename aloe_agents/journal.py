@@ -91,7 +91,7 @@ class Journal:
             self._connection = sqlite3.connect(
                 self.path, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=64
             )
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864", "cache_size=-16384"):
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864", "cache_size=-2048"):
                 self._connection.execute(f"PRAGMA {pragma}").fetchall()
             tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if not tables:  # new, or killed before the schema was committed

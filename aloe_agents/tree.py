@@ -94,7 +94,8 @@ class Tree:
                 "persona": persona,
                 "turns": [_turn_json(turn) for turn in self.turns],
                 "usage": self.usage,
-            }
+            },
+            default=str,  # what a custom kind holds is written as the journal writes it
         )
 
     @classmethod

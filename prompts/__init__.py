@@ -46,7 +46,7 @@ def read(name_or_path: str | Path) -> str:
     try:
         if isinstance(name_or_path, str) and name_or_path.isidentifier():
             return (files(__name__) / f"{name_or_path}.md").read_text(encoding="utf-8")
-        return Path(name_or_path).read_text(encoding="utf-8")
+        return Path(name_or_path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the prompt {name_or_path} cannot be read: {error}") from None
 
@@ -55,7 +55,7 @@ def load(name_or_path: str | Path, fields: Collection[str] = (), sections: Colle
     """The built-in prompt of that name, or the prompt in that file.
 
     ``fields`` are those that the role can fill, ``sections`` those that it needs.
-    Raises ConfigError where the file cannot be read, a section is missing or a field is unknown.
+    Raises ConfigError where the file cannot be read, a section is missing or twice there, or a field is unknown.
     """
     return parse(read(name_or_path), str(name_or_path), fields, sections)
 
@@ -66,6 +66,8 @@ def parse(text: str, source: str, fields: Collection[str] = (), sections: Collec
     found = {name: body.strip() for name, body in zip(pieces[::2], pieces[1::2], strict=True)}
     if unknown := [name for name in found if name not in _SECTIONS]:
         raise ConfigError(f"prompt {source}: unknown section '## {unknown[0]}' (there are {', '.join(_SECTIONS)})")
+    if repeated := [name for name in found if pieces[::2].count(name) > 1]:
+        raise ConfigError(f"prompt {source}: the section '## {repeated[0]}' occurs twice")
     if missing := [name for name in sections if name not in found]:
         raise ConfigError(f"prompt {source}: the section '## {missing[0]}' is missing")
     for name, body in found.items():

@@ -10,7 +10,9 @@ from aloe_agents.errors import Unparsed
 from aloe_agents.messages import PersonaRevealed, UserSaid
 from aloe_agents.model import ChatMessage, ChatModel
 
-_PARTS = re.compile(r"\s*Profile:(.*)\n\s*Personalities:(.*)", re.DOTALL)
+_NONE = re.compile(r"[\W_]*none[\W_]*", re.IGNORECASE)
+_NONE_BUT = re.compile(r"none[ \t]*[^\w \t].*\w", re.IGNORECASE | re.DOTALL)
+_WORDS, _AFTERWORD = re.compile(r"\w"), re.compile(r"\n\s*\n")
 
 
 class Induction:
@@ -42,16 +44,21 @@ class Induction:
 
 
 def parse_revealed(text: str) -> tuple[str | None, str | None] | None:
-    """The two parts of an induction, None for a part that says None; None for text in any other form."""
+    """The two parts of an induction, None for a part that says None; None for text in any other form.
+
+    A part is one paragraph. What explains a None or follows a part could tell what has not been revealed.
+    """
     if text.count("Profile:") != 1 or text.count("Personalities:") != 1:
         return None
-    if (match := _PARTS.fullmatch(text)) is None:
+    head, _, personality = text.partition("Personalities:")
+    before, _, profile = head.partition("Profile:")
+    if before.strip() or not profile.rstrip(" \t").endswith("\n"):
         return None
-    profile, personality = (part.strip() for part in match.groups())
-    if not profile or not personality:
+    parts = profile.strip(), personality.strip()
+    if any(not _WORDS.search(part) or _AFTERWORD.search(part) or _NONE_BUT.match(part) for part in parts):
         return None
-    return _unless_none(profile), _unless_none(personality)
+    return _unless_none(parts[0]), _unless_none(parts[1])
 
 
 def _unless_none(part: str) -> str | None:
-    return None if part.rstrip(".").lower() == "none" else part
+    return None if _NONE.fullmatch(part) else part

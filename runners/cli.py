@@ -12,6 +12,7 @@ import sys
 
 import click
 
+from aloe_agents import __version__
 from aloe_agents.errors import AloeError, ConfigError
 from aloe_agents.text import inert
 
@@ -56,7 +57,7 @@ class _Commands(click.Group):
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(package_name="aloe-agents", prog_name="aloe")
+@click.version_option(__version__, prog_name="aloe")
 def aloe(debug: bool) -> None:
     """Simulate many believable users at once.
 
@@ -70,22 +71,35 @@ def main() -> None:
     """The console script."""
     debug = "--debug" in sys.argv
     try:
-        code = aloe.main(standalone_mode=False)
+        code = aloe.main(prog_name="aloe", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Abort:
         sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except AloeError as error:
-        if debug:
-            raise
-        click.echo(f"aloe: {inert(str(error))}", err=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
     except BrokenPipeError:  # aloe ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except click.ClickException as error:
+        if not sys.argv[1:]:
+            error.show()  # the help page
+        else:
+            click.echo(f"aloe: {_in_one_line(error)}", err=True)
+        sys.exit(2)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"aloe: {_in_one_line(error)}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _in_one_line(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, click.UsageError):
+        text = error.format_message() + (f" ({error.ctx.command_path} --help says more)" if error.ctx else "")
+    else:
+        text = str(error) if isinstance(error, AloeError) else f"{type(error).__name__}: {error} (--debug says more)"
+    return " ".join(inert(text).split())
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import sqlite3
 from pathlib import Path
 
 import click
 
+from aloe_agents import __version__
 from aloe_agents.config import Config, EndpointTable, api_key, load_config
 from aloe_agents.errors import ConfigError
 from aloe_agents.http_model import is_loopback
@@ -32,8 +32,7 @@ def command(config: Path | None) -> int:
     \b
     aloe doctor aloe.toml
     """
-    click.echo(f"aloe-agents {importlib.metadata.version('aloe-agents')}, Python {platform.python_version()}, "
-               f"SQLite {sqlite3.sqlite_version}")  # fmt: skip
+    click.echo(f"aloe-agents {__version__}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
     for name in CORE:
         click.echo(f"  {name:<22} {_version(name) or 'MISSING'}")
     for name, purpose in FURTHER.items():
@@ -85,10 +84,9 @@ def _print_flow(config: Config, folder: Path | None) -> None:
     from aloe_agents.runners import build
     from aloe_agents.wiring import flow
 
-    for table in config.endpoints.values():  # whose key is missing has been said; the flow does not need it
-        if table.api_key_env:
-            os.environ.setdefault(table.api_key_env, "-")
-    parts = build.build(config, folder)
+    # whose key is missing has been said; the flow does not need it
+    keyless = {name: table.model_copy(update={"api_key_env": ""}) for name, table in config.endpoints.items()}
+    parts = build.build(config.model_copy(update={"endpoints": keyless}), folder)
     click.echo("who hears what -> who -> says what")
     for line in flow([*parts.cast, parts.expansion]):
         click.echo(f"  {line}")

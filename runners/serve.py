@@ -13,7 +13,7 @@ from aloe_agents.runners.simulate import loop_runner
 @click.command()
 @click.argument("model", type=click.Choice(["scripted"]))
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--latency", type=click.FloatRange(0), default=0.0, help="Seconds that an answer takes.")
 @click.option("--api-key-env", help="Demand the key in this environment variable.")
 @click.option("--max-model-len", type=click.IntRange(1), help="Refuse prompts of more (estimated) tokens.")
