@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,20 @@ _RULES = Console(width=80)  # wrapping wants one for its rules; nothing is print
 STYLES = {"user": "bold cyan", "preferred": "green", "rejected": "yellow"}
 
 
-async def show(console: Console, snapshot: Callable[[], Snapshot], over: asyncio.Event) -> None:
-    """Show a run until ``over`` is set. Never raises what drawing raised: a picture costs no run."""
-    if not console.is_terminal:
-        await _lines(console, snapshot, over)
-        return
+async def show(
+    console: Console, snapshot: Callable[[], Snapshot], over: asyncio.Event, every: float = PLAIN_EVERY
+) -> None:
+    """Show a run until ``over`` is set; where there is no terminal, by a line ``every`` so many seconds.
+
+    Drawing that fails is given up with a warning: a picture costs no run.
+    """
+    try:
+        await (_picture(console, snapshot, over) if console.is_terminal else _lines(console, snapshot, over, every))
+    except Exception as error:  # noqa: BLE001 whatever it is, the run matters more
+        warnings.warn(f"the picture of the run broke and is gone: {error!r}; the run goes on", stacklevel=2)
+
+
+async def _picture(console: Console, snapshot: Callable[[], Snapshot], over: asyncio.Event) -> None:
     with Live(console=console, auto_refresh=False, screen=True, redirect_stderr=False) as live:
         while not over.is_set():
             began = time.thread_time()
@@ -53,9 +63,9 @@ async def show(console: Console, snapshot: Callable[[], Snapshot], over: asyncio
             await _pause(over, max(FASTEST, spent / SHARE))
 
 
-async def _lines(console: Console, snapshot: Callable[[], Snapshot], over: asyncio.Event) -> None:
+async def _lines(console: Console, snapshot: Callable[[], Snapshot], over: asyncio.Event, every: float) -> None:
     while not over.is_set():
-        await _pause(over, PLAIN_EVERY)
+        await _pause(over, every)
         if not over.is_set():
             console.print(status_line(snapshot()), soft_wrap=True, highlight=False)
 

@@ -6,9 +6,10 @@ import re
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # C0 without tab and newline, DEL, C1, and what reorders a line without being seen: bidirectional marks,
-# embeddings, overrides and isolates, line and paragraph separators, and the interlinear annotation controls.
+# embeddings, overrides and isolates, line and paragraph separators, the interlinear annotation controls; and the
+# variation selectors of emoji, about whose width terminals and programs disagree.
 _ACTIVE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufe0e\ufe0f\ufff9-\ufffb\ud800-\udfff]"
 )
 
 

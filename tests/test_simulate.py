@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import orjson
 import pytest
 
 from aloe_agents.endpoint import Endpoint, Limits
@@ -17,6 +17,7 @@ from aloe_agents.expansion import RandomPath
 from aloe_agents.http_model import HttpModel
 from aloe_agents.messages import ConversationEnded, ConversationStarted, Message
 from aloe_agents.personas import Persona, read_pool, sample_personas
+from aloe_agents.reading import Reading
 from aloe_agents.scripted import ScriptedModel
 from aloe_agents.scripted_server import make_app, serve
 from aloe_agents.simulation import Simulation
@@ -44,7 +45,14 @@ def simulate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_three_hundred_real_personas(tmp_path: Path) -> None:
     authors_personas(1)
-    pools = ["--profiles", AUTHORS / "profile.jsonl", "--personalities", AUTHORS / "personality.jsonl", "--count", "300"]
+    pools = [
+        "--profiles",
+        AUTHORS / "profile.jsonl",
+        "--personalities",
+        AUTHORS / "personality.jsonl",
+        "--count",
+        "300",
+    ]
     files = []
     for name, seed in (("one", "7"), ("two", "7"), ("other", "8")):
         done = simulate(*pools, "--out", tmp_path / name, "--seed", seed)
@@ -210,11 +218,8 @@ rejected.endpoint = "tiny"
         assert tree.status == ("failed" if needed else "completed")
     failed = sum(tree.status == "failed" for tree in trees)
     assert failed >= 8 and f"failed: {failed} unparsed" in output
-    status = subprocess.run(
-        [sys.executable, "-m", "aloe_agents.runners.cli", "status", str(out), "--json"],
-        capture_output=True, check=True,
-    )  # fmt: skip
-    accounting = orjson.loads(status.stdout)
+    with contextlib.closing(Reading(out)) as reading:
+        accounting = reading.accounting()
     assert accounting["failed"] == {"unparsed": failed}
     turns = sum(len(tree.turns) for tree in trees)
     assert accounting["calls"] == turns * (1 + 3 + 1)
