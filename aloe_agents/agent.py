@@ -22,6 +22,7 @@ checked before the first call is paid.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -60,14 +61,17 @@ class Scene:
         self.agent = agent
         self.heard = heard
         self.asked: dict[bytes, int] = {}
+        self.persona = conversation.persona
+        """The full persona. Answering roles must not look at it: to them the user is who has been revealed."""
         self._conversation = conversation
         self._asking = asking
         self._delivery = Delivery()
 
-    @property
-    def persona(self) -> Persona:
-        """The full persona. Answering roles must not look at it: to them the user is who has been revealed."""
-        return self._conversation.persona
+    def seen_as(self, persona: Persona) -> Scene:
+        """This scene with another persona in it, to lend to a role that one wraps. Asking and needing are shared."""
+        lent = copy.copy(self)
+        lent.persona = persona
+        return lent
 
     @property
     def seed(self) -> int:

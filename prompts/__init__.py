@@ -68,7 +68,7 @@ def parse(text: str, source: str, fields: Collection[str] = (), sections: Collec
         raise ConfigError(f"prompt {source}: unknown section '## {unknown[0]}' (there are {', '.join(_SECTIONS)})")
     if repeated := [name for name in found if pieces[::2].count(name) > 1]:
         raise ConfigError(f"prompt {source}: the section '## {repeated[0]}' occurs twice")
-    if missing := [name for name in sections if name not in found]:
+    if missing := [name for name in _SECTIONS if name in sections and name not in found]:
         raise ConfigError(f"prompt {source}: the section '## {missing[0]}' is missing")
     for name, body in found.items():
         for field in _FIELD.findall(body):

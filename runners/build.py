@@ -39,23 +39,24 @@ class Parts:
     endpoints: dict[str, Endpoint]
 
 
-def build(config: Config, folder: Path | None = None) -> Parts:
-    """The parts that ``config`` describes. ``folder`` is where classes of one's own are looked for first.
+def build(config: Config, folder: Path | None = None, latency: float = 0.0) -> Parts:
+    """The parts that ``config`` describes. ``folder`` is where classes of one's own are looked for first;
+    ``latency`` is how many seconds the built-in scripted model takes for an answer.
 
     Raises ConfigError if a key's variable is not set, a class or prompt cannot be loaded, or the cast cannot play.
     """
-    endpoints = build_endpoints(config)
+    endpoints = build_endpoints(config, latency)
     cast, expansion = build_cast(config, endpoints, folder), build_expansion(config)
     check([*cast, expansion], expansion.labels)
     return Parts(cast, expansion, endpoints)
 
 
-def build_endpoints(config: Config) -> dict[str, Endpoint]:
+def build_endpoints(config: Config, latency: float = 0.0) -> dict[str, Endpoint]:
     """The endpoints that the roles use, by name. Raises ConfigError if a key's variable is not set."""
     used = {role.endpoint for role in config.roles.values() if role.endpoint}
     endpoints = {name: _endpoint(name, table) for name, table in config.endpoints.items() if name in used}
     if SCRIPTED in used:
-        endpoints[SCRIPTED] = Endpoint(SCRIPTED, [ScriptedModel()], Limits(capacity=1024))
+        endpoints[SCRIPTED] = Endpoint(SCRIPTED, [ScriptedModel(latency=latency)], Limits(capacity=1024))
     return endpoints
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -31,7 +32,8 @@ def command(out: Path | None, seed: int, turns: int, plain: bool) -> int:
     data = Path(str(files("aloe_agents") / "data"))
     profiles, personalities = (read_pool(data / name)[0] for name in ("profiles.txt", "personalities.txt"))
     users = sample_personas(profiles, personalities, 24, seed)
-    code = simulate(load_config(None, overrides), users, out, plain=plain)
+    watched = not plain and sys.stdout.isatty()
+    code = simulate(load_config(None, overrides), users, out, plain=plain, latency=0.15 if watched else 0.0)
     _show_scores(out, turns)
     click.echo(f"\nLook at a dialogue:   aloe watch {out}\nThe trees themselves: {out / 'trees.jsonl'}")
     return code

@@ -83,12 +83,13 @@ def simulate(
     folder: Path | None = None,
     force: bool = False,
     plain: bool = False,
+    latency: float = 0.0,
 ) -> int:
     """Run ``config`` with ``personas`` in the directory ``out``, showing it. Returns the exit code.
 
     Raises ConfigError before anything is written or asked.
     """
-    parts = build.build(config, folder)
+    parts = build.build(config, folder, latency)
     settings = build.settings(config, personas)
     if (differing := differences(out, settings)) and not force:
         raise ConfigError(

@@ -310,11 +310,13 @@ async def test_beam_keeps_the_best_of_each_depth() -> None:
         nodes = [turn for turn in tree.turns if len(turn.path) == depth]
         assert len(nodes) == min(3, 2**depth)
         scored = [
-            (answer.scores["judge"], label in turn.chosen) for turn in nodes for label, answer in turn.answers.items()
+            (answer.scores["judge"] or 0, label in turn.chosen)
+            for turn in nodes
+            for label, answer in turn.answers.items()
         ]
         kept = [score for score, chosen in scored if chosen]
         assert len(kept) == min(3, len(scored))
-        assert min(kept) >= max((score for score, chosen in scored if not chosen), default=0)  # type: ignore[type-var]
+        assert min(kept) >= max((score for score, chosen in scored if not chosen), default=0)
 
 
 class Replying:

@@ -6,7 +6,7 @@ import asyncio
 import io
 import re
 import unicodedata
-from pathlib import Path
+from pathlib import Path as FilePath
 
 import pytest
 from hypothesis import given
@@ -17,6 +17,7 @@ from rich.console import Console
 from aloe_agents.console import draw, show, status_line, summary
 from aloe_agents.expansion import RandomPath
 from aloe_agents.journal import Journal
+from aloe_agents.messages import Path
 from aloe_agents.personas import Persona
 from aloe_agents.progress import Dialogue, EndpointLine, Node, Progress, Snapshot
 from aloe_agents.reading import Reading, write_trees
@@ -35,7 +36,9 @@ OWN = re.compile(r"\x1b\[[0-9;]*m")
 
 def snapshot(text: str) -> Snapshot:
     persona = Persona(id=text, profile=text, personality=text)
-    nodes = {(): Node(text, {"preferred": text, "rejected": text, text: text}, ("preferred",), [text])}
+    nodes: dict[Path, Node] = {
+        (): Node(text, {"preferred": text, "rejected": text, text: text}, ("preferred",), [text])
+    }
     nodes[("preferred",)] = Node(text)
     shown = Dialogue(text, persona, nodes, text, text)
     line = EndpointLine(text, text, 8, retries=3, cost=1.0, paused=3.0)
@@ -92,7 +95,7 @@ def test_the_choice_is_marked_and_the_other_answer_dimmed() -> None:
     assert re.search(r"\x1b\[2mp-text", shown) and not re.search(r"\x1b\[2mr-text", shown)
 
 
-async def test_a_run_and_its_journal_tell_the_same_story(tmp_path: Path) -> None:
+async def test_a_run_and_its_journal_tell_the_same_story(tmp_path: FilePath) -> None:
     personas = people(6)
     progress = Progress("run", 1, 3, 6)
     async with Journal(tmp_path) as journal:

@@ -109,7 +109,7 @@ def test_what_is_no_persona_is_refused_by_file_and_line(tmp_path: Path, text: st
 @pytest.mark.parametrize("read", [read_personas, read_pool])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, read: object) -> None:
     assert callable(read)
-    with pytest.raises(ConfigError, match="nowhere.jsonl cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.jsonl cannot be read: No such file"):
         read(tmp_path / "nowhere.jsonl")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         read(tmp_path)

@@ -45,7 +45,7 @@ def simulate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_three_hundred_real_personas(tmp_path: Path) -> None:
     authors_personas(1)
-    pools = [
+    pools: list[str | Path] = [
         "--profiles",
         AUTHORS / "profile.jsonl",
         "--personalities",
@@ -186,7 +186,7 @@ def test_memory_does_not_grow_with_the_number_of_conversations(tmp_path: Path) -
 async def test_a_random_model_behind_vllm_talks_but_its_inductions_do_not_parse(tmp_path: Path) -> None:
     require_vllm()
     make_tiny_qwen2(tmp_path / "model", [p.profile + p.personality for p in people(50)])
-    with vllm_server(tmp_path / "model", "tiny", tmp_path / "vllm.log") as url:
+    with vllm_server(tmp_path / "model", "tiny", tmp_path / "vllm.log", max_model_len=8192) as url:
         config = f"""
 [run]
 seed = 3
