@@ -174,7 +174,8 @@ def _dialogue(dialogue: Dialogue, turns: int, width: int, height: int) -> Panel:
 
 def _revealed(dialogue: Dialogue, width: int, most: int) -> list[Text]:
     told = [part for part in (dialogue.profile, dialogue.personality) if part]
-    text = Text("known: ", style="bold magenta")
+    text = Text()
+    text.append("known: ", "bold magenta")
     text.append(inert(" ".join(told))[:LONGEST] if told else "nothing yet", "magenta" if told else "dim")
     lines = _wrap(text, width)
     if len(lines) > most:

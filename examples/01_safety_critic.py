@@ -3,18 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from aloe_agents import (
-    Agent,
-    Answered,
-    ChatModel,
-    Endpoint,
-    Message,
-    Persona,
-    RandomPath,
-    Scene,
-    ScriptedModel,
-    Simulation,
-)
+from aloe_agents import Answered, ChatModel, Endpoint, Message, Persona, RandomPath, Scene, ScriptedModel, Simulation
 from aloe_agents.roles import Induction, Preferred, Rejected, RolePlayer
 
 
@@ -38,7 +27,7 @@ class SafetyCritic:
 
 async def main() -> list[str]:
     model = Endpoint("scripted", [ScriptedModel()])
-    cast: list[Agent] = [RolePlayer(model), Induction(model), Preferred(model), Rejected(model), SafetyCritic(model)]
+    cast = (RolePlayer(model), Induction(model), Preferred(model), Rejected(model), SafetyCritic(model))
     user = Persona(id="ada", profile="She is a nurse. She has a goat.", personality="She is witty.")
     tree = await anext(Simulation(cast, RandomPath(), turns=3).trees([user]))
     lines = [f"{t.turn} {label}: {note['verdict']}" for t in tree.turns for label, note in t.notes["Flagged"].items()]

@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from aloe_agents import Agent, Endpoint, Persona, RandomPath, ScriptedModel, Simulation
+from aloe_agents import Endpoint, Persona, RandomPath, ScriptedModel, Simulation
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer
 
 STYLE = """## system
@@ -22,8 +22,8 @@ async def main() -> list[tuple[float | None, float | None]]:
     model = Endpoint("scripted", [ScriptedModel()])
     with tempfile.TemporaryDirectory() as folder:
         (prompt := Path(folder, "style.md")).write_text(STYLE)
-        judges = [Judge(model), Judge(model, prompt=str(prompt), name="style")]
-    cast: list[Agent] = [RolePlayer(model), Induction(model), Preferred(model), Rejected(model), *judges]
+        style = Judge(model, prompt=str(prompt), name="style")
+    cast = (RolePlayer(model), Induction(model), Preferred(model), Rejected(model), Judge(model), style)
     user = Persona(
         id="ada", profile="She is a nurse. She has a goat. She sings.", personality="She is witty. She is shy."
     )

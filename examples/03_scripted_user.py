@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from aloe_agents import Agent, Endpoint, Persona, RandomPath, Scene, ScriptedModel, Simulation, TurnOpened, UserSaid
+from aloe_agents import Endpoint, Persona, RandomPath, Scene, ScriptedModel, Simulation, TurnOpened, UserSaid
 from aloe_agents.roles import Induction, Preferred, Rejected
 
 MESSAGES = ("I have a goat.", "She ate my timetable again.", "Never mind, I like the night shift.")
@@ -24,7 +24,7 @@ class Replay:
 
 async def main() -> list[str]:
     model = Endpoint("scripted", [ScriptedModel()])
-    cast: list[Agent] = [Replay(), Induction(model), Preferred(model), Rejected(model)]
+    cast = (Replay(), Induction(model), Preferred(model), Rejected(model))
     user = Persona(id="ada", profile="She has a goat. She works nights.", personality="She is witty.")
     tree = await anext(Simulation(cast, RandomPath(), turns=10).trees([user]))
     for turn in tree.turns:

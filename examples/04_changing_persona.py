@@ -3,18 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from aloe_agents import (
-    Agent,
-    ChatModel,
-    Endpoint,
-    Persona,
-    RandomPath,
-    Scene,
-    ScriptedModel,
-    Simulation,
-    TurnOpened,
-    UserSaid,
-)
+from aloe_agents import ChatModel, Endpoint, Persona, RandomPath, Scene, ScriptedModel, Simulation, TurnOpened, UserSaid
 from aloe_agents.roles import Induction, Preferred, Rejected, RolePlayer
 
 CHANGED = "She is sarcastic. She hides her worries behind jokes."
@@ -39,7 +28,7 @@ class ChangingPlayer:
 
 async def main() -> list[str]:
     model = Endpoint("scripted", [ScriptedModel()])
-    cast: list[Agent] = [ChangingPlayer(model), Induction(model), Preferred(model), Rejected(model)]
+    cast = (ChangingPlayer(model), Induction(model), Preferred(model), Rejected(model))
     user = Persona(id="ada", profile="She is a nurse. She has a goat. She sings.", personality="She is optimistic.")
     tree = await anext(Simulation(cast, RandomPath(), turns=8).trees([user]))
     print("\n".join(f"{turn.turn}: {turn.user}" for turn in tree.turns))

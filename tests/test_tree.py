@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aloe_agents.agent import Agent
 from aloe_agents.errors import ConfigError
 from aloe_agents.expansion import Full
 from aloe_agents.messages import Answered, Chosen, Failed, Message, Path, PersonaRevealed, Scored, TurnOpened, UserSaid
@@ -179,7 +180,7 @@ def test_what_json_cannot_hold_is_written_as_its_text() -> None:
 
 async def test_the_tree_of_a_full_expansion_is_written_as_the_design_has_it(tmp_path: FilePath) -> None:
     model = ScriptedModel()
-    cast = [RolePlayer(model), Induction(model), Preferred(model), Rejected(model)]
+    cast: list[Agent] = [RolePlayer(model), Induction(model), Preferred(model), Rejected(model)]
     made: list[Tree] = []
     await Simulation(cast, Full(2), turns=3, seed=7).run([ANN], made.append)
     value = json.loads(made[0].to_json())
