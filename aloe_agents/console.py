@@ -42,25 +42,30 @@ STYLES = {"user": "bold cyan", "preferred": "green", "rejected": "yellow"}
 
 async def show(
     console: Console, snapshot: Callable[[], Snapshot], over: asyncio.Event, every: float = PLAIN_EVERY
-) -> None:
+) -> float:
     """Show a run until ``over`` is set; where there is no terminal, by a line ``every`` so many seconds.
 
-    Drawing that fails is given up with a warning: a picture costs no run.
+    Returns the CPU seconds that it took. Drawing that fails is given up with a warning: a picture costs no run.
     """
+    spent = [0.0]
     try:
-        await (_picture(console, snapshot, over) if console.is_terminal else _lines(console, snapshot, over, every))
+        if console.is_terminal:
+            await _picture(console, snapshot, over, spent)
+        else:
+            await _lines(console, snapshot, over, every)
     except Exception as error:  # noqa: BLE001 whatever it is, the run matters more
         warnings.warn(f"the picture of the run broke and is gone: {error!r}; the run goes on", stacklevel=2)
+    return sum(spent)
 
 
-async def _picture(console: Console, snapshot: Callable[[], Snapshot], over: asyncio.Event) -> None:
+async def _picture(console: Console, snapshot: Callable[[], Snapshot], over: asyncio.Event, spent: list[float]) -> None:
     with Live(console=console, auto_refresh=False, screen=True, redirect_stderr=False) as live:
         while not over.is_set():
             began = time.thread_time()
             width, height = console.size
             live.update(draw(snapshot(), width, height), refresh=True)
-            spent = time.thread_time() - began
-            await _pause(over, max(FASTEST, spent / SHARE))
+            spent.append(time.thread_time() - began)
+            await _pause(over, max(FASTEST, spent[-1] / SHARE))
 
 
 async def _lines(console: Console, snapshot: Callable[[], Snapshot], over: asyncio.Event, every: float) -> None:

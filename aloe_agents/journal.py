@@ -73,7 +73,7 @@ class _Job:
 
 
 class Journal:
-    """The one writer of a run directory. Use as an async context manager, or ``close`` it."""
+    """The one writer of a run directory. Use it in a ``with``, or ``close`` it."""
 
     def __init__(self, directory: Path) -> None:
         """Create or reopen the journal in ``directory``.
@@ -111,10 +111,10 @@ class Journal:
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def claim(

@@ -33,7 +33,7 @@ async def main() -> None:
     model = endpoints["scripted"]
     cast = (RolePlayer(model), Induction(model), Preferred(model), Rejected(model), Judge(model))
     with tempfile.TemporaryDirectory() as folder:
-        async with Journal(Path(folder)) as journal:
+        with Journal(Path(folder)) as journal:
             progress = Progress("runs/demo", 7, 10, 60, lambda: endpoint_lines(endpoints))
             ready = asyncio.Event()
 

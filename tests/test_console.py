@@ -98,7 +98,7 @@ def test_the_choice_is_marked_and_the_other_answer_dimmed() -> None:
 async def test_a_run_and_its_journal_tell_the_same_story(tmp_path: FilePath) -> None:
     personas = people(6)
     progress = Progress("run", 1, 3, 6)
-    async with Journal(tmp_path) as journal:
+    with Journal(tmp_path) as journal:
         simulation = Simulation(
             full_cast(Digest()), RandomPath(), turns=3, seed=1, recorder=Recorder(journal), observers=[progress.observe]
         )

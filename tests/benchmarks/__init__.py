@@ -1,0 +1,1 @@
+"""Measurements, printed by ``python -m tests.benchmarks``; not part of the suite."""
