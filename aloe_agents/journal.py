@@ -210,7 +210,7 @@ class Journal:
                         self._connection.execute(sql, parameters)
                 self._connection.execute("COMMIT")
                 return
-            except sqlite3.Error as error:
+            except Exception as error:  # noqa: BLE001 this thread must not die: others wait for its word
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
                 lasting = not isinstance(error, sqlite3.OperationalError)
@@ -279,5 +279,5 @@ def differences(directory: Path, settings: dict[str, str]) -> list[str]:
 
 
 def digest_of(completion: Completion) -> bytes:
-    """sha-256 of an answer as it is kept."""
-    return hashlib.sha256(completion.raw or completion.text.encode()).digest()
+    """sha-256 of an answer as it is kept: as it came, a zero byte, its text."""
+    return hashlib.sha256(completion.raw + b"\0" + completion.text.encode()).digest()

@@ -32,25 +32,24 @@ async def main() -> None:
     endpoints = {"scripted": Endpoint("scripted", [ScriptedModel(latency=0.2)], Limits(capacity=64))}
     model = endpoints["scripted"]
     cast = (RolePlayer(model), Induction(model), Preferred(model), Rejected(model), Judge(model))
-    with tempfile.TemporaryDirectory() as folder:
-        with Journal(Path(folder)) as journal:
-            progress = Progress("runs/demo", 7, 10, 60, lambda: endpoint_lines(endpoints))
-            ready = asyncio.Event()
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
+        progress = Progress("runs/demo", 7, 10, 60, lambda: endpoint_lines(endpoints))
+        ready = asyncio.Event()
 
-            def watch(message: Message, sender: str) -> None:
-                progress.observe(message, sender)
-                shown = progress.snapshot().dialogues if progress.completed else []
-                if shown and all(dialogue.status == "running" and len(dialogue.nodes) >= 5 for dialogue in shown):
-                    ready.set()
+        def watch(message: Message, sender: str) -> None:
+            progress.observe(message, sender)
+            shown = progress.snapshot().dialogues if progress.completed else []
+            if shown and all(dialogue.status == "running" and len(dialogue.nodes) >= 5 for dialogue in shown):
+                ready.set()
 
-            simulation = Simulation(
-                cast, RandomPath(), turns=10, seed=7, live=24, recorder=Recorder(journal), observers=[watch]
-            )
-            task = asyncio.create_task(simulation.run(sample_personas(profiles, personalities, 60, 7)))
-            await ready.wait()
-            console = Console(record=True, width=WIDTH, height=HEIGHT, force_terminal=True, color_system="truecolor")
-            console.print(draw(progress.snapshot(), WIDTH, HEIGHT), height=HEIGHT)
-            await task
+        simulation = Simulation(
+            cast, RandomPath(), turns=10, seed=7, live=24, recorder=Recorder(journal), observers=[watch]
+        )
+        task = asyncio.create_task(simulation.run(sample_personas(profiles, personalities, 60, 7)))
+        await ready.wait()
+        console = Console(record=True, width=WIDTH, height=HEIGHT, force_terminal=True, color_system="truecolor")
+        console.print(draw(progress.snapshot(), WIDTH, HEIGHT), height=HEIGHT)
+        await task
     svg = console.export_svg(title="aloe simulate aloe.toml --personas personas.jsonl --out runs/demo")
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # the reader's own monospace font will do
     (Path(__file__).parent / "live.svg").write_text(svg, encoding="utf-8")

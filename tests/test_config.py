@@ -123,7 +123,7 @@ def test_a_prompt_is_relative_to_the_configuration(tmp_path: Path, monkeypatch: 
         ("[run]\nturnz = 3", "unknown key 'run.turnz'; did you mean 'turns'?"),
         ("[run]\nsede = 3", "unknown key 'run.sede'; did you mean 'seed'?"),
         ("[rnu]\nturns = 3", "unknown key 'rnu'; did you mean 'run'?"),
-        ("turns = 3", "unknown key 'turns' (there are endpoints, roles, run)"),
+        ("xyz = 3", "unknown key 'xyz' (there are endpoints, roles, run)"),
         ("[endpoint.big]\nmodel = 'm'", "unknown key 'endpoint'; did you mean 'endpoints'?"),
         ("[endpoints.big]\nbase_ulr = 'x'", "unknown key 'endpoints.big.base_ulr'; did you mean 'base_url'?"),
         ("[endpoints.price]\nmodle = 'x'", "unknown key 'endpoints.price.modle'; did you mean 'model'?"),
@@ -207,7 +207,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "latin.toml")
 
 
-def test_a_replica_of_a_needed_role_may_be_ones_own_and_need_no_endpoint(tmp_path: Path) -> None:
+def test_a_needed_role_of_ones_own_needs_no_endpoint(tmp_path: Path) -> None:
     text = ENDPOINT + ROLES.replace('endpoint = "big"', 'class = "mine:Script"', 1)
     assert load(tmp_path, text).roles["role_player"].endpoint is None
 
@@ -265,7 +265,7 @@ def test_an_override_is_a_key_and_a_toml_value_or_else_a_text(text: str, key: st
 
 @pytest.mark.parametrize("text", ["run.turns", "", "=3", " =3"])
 def test_an_override_without_key_or_value_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is not KEY=VALUE, such as run.turns=3"):
+    with pytest.raises(ConfigError, match="is not KEY=VALUE, such as"):
         parse_override(text)
 
 

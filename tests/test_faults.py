@@ -1,0 +1,371 @@
+"""What goes wrong between here and a model server, met on real sockets: told apart, tried again, or ended, as it should."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+import aiohttp.web
+import orjson
+import pytest
+
+from aloe_agents.endpoint import Endpoint, Limits
+from aloe_agents.errors import CallFailed, FailureReason, Fatal, Stopping, Transient
+from aloe_agents.http_model import HttpModel, retry_after
+from aloe_agents.limits import Pace, Slots
+from aloe_agents.model import Call, Completion
+from aloe_agents.testing import run_virtual
+
+KEY = "sk-canary-4711"
+CALL = Call(messages=({"role": "user", "content": "hello"},), key="k1", conversation="c1")
+Handler = Callable[[aiohttp.web.Request], Awaitable[aiohttp.web.StreamResponse]]
+
+
+def answer(content: Any = "hi", finish: str = "stop", **message: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": content, **message}, "finish_reason": finish}], "usage": {}}
+
+
+def error(message: str, **fields: Any) -> dict[str, Any]:
+    return {"error": {"message": message, **fields}}
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[str]:
+    app = aiohttp.web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = aiohttp.web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+async def said_by(status: int, body: Any, headers: dict[str, str] | None = None) -> Completion | Exception:
+    """What becomes of one request that is answered so."""
+
+    async def handler(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        raw = body if isinstance(body, bytes) else orjson.dumps(body)
+        return aiohttp.web.Response(status=status, body=raw, headers=headers)
+
+    async with serving(handler) as url:
+        model = HttpModel(url, "m", key=KEY, key_from="ALOE_KEY")
+        try:
+            return await model.chat(CALL)
+        except (CallFailed, Fatal) as failure:
+            assert KEY not in str(failure) and "\n" not in str(failure)
+            return failure
+        finally:
+            await model.close()
+
+
+R = FailureReason
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "reason", "text"),
+    [
+        (200, b"", Transient, R.BAD_RESPONSE, "no JSON"),
+        (200, b"<html>busy</html>", Transient, R.BAD_RESPONSE, "no JSON ('<html>busy</html>')"),
+        (200, b'{"choices": [{"mess', Transient, R.BAD_RESPONSE, "no JSON"),
+        (200, b'{"choices": "\xff"}', Transient, R.BAD_RESPONSE, "no JSON"),
+        (200, error("overloaded"), Transient, R.BAD_RESPONSE, "the error 'overloaded' at status 200"),
+        (200, {"choices": None}, Transient, R.BAD_RESPONSE, "no choice at status 200"),
+        (200, {"choices": []}, Transient, R.BAD_RESPONSE, "no choice at status 200"),
+        (200, {"choices": [{"message": None}]}, Transient, R.BAD_RESPONSE, "no choice at status 200"),
+        (200, [], Transient, R.BAD_RESPONSE, "no choice"),
+        (200, answer(None), Transient, R.EMPTY, "without text"),
+        (200, answer(" \n"), Transient, R.EMPTY, "without text"),
+        (200, answer(None, reasoning_content="hm"), Transient, R.EMPTY, "raise max_tokens"),
+        (200, answer("x", "content_filter"), CallFailed, R.FILTERED, "withheld"),
+        (200, answer(None, refusal="no"), CallFailed, R.FILTERED, "withheld"),
+        (307, b"", CallFailed, R.REFUSED_REQUEST, "status 307"),
+        (400, error("This model's maximum context length is 8 tokens."), CallFailed, R.CONTEXT_OVERFLOW, "8 tokens"),
+        (400, error("max_tokens must be at least 1, got -186"), CallFailed, R.CONTEXT_OVERFLOW, "-186"),
+        (400, error("bad\nvalue"), CallFailed, R.REFUSED_REQUEST, "bad value"),
+        (422, {"detail": []}, CallFailed, R.REFUSED_REQUEST, "status 422"),
+        (401, error(f"Incorrect API key {KEY}"), Fatal, None, "refused the key in $ALOE_KEY: status 401"),
+        (403, b"no", Fatal, None, "refused the key in $ALOE_KEY: status 403"),
+        (404, error("The model `m` does not exist."), Fatal, None, "The model `m` does not exist."),
+        (429, error("slow down"), Transient, R.RATE_LIMITED, "slow down"),
+        (429, error("no money", code="insufficient_quota"), Fatal, None, "quota is used up"),
+        (408, b"", Transient, R.SERVER_ERROR, "status 408"),
+        (500, b"", Transient, R.SERVER_ERROR, "status 500"),
+        (502, b"<html>", Transient, R.SERVER_ERROR, "status 502"),
+        (503, error("loading"), Transient, R.SERVER_ERROR, "loading"),
+    ],
+)  # fmt: skip
+async def test_each_answer_is_told_apart(status: int, body: Any, kind: type, reason: Any, text: str) -> None:
+    failure = await said_by(status, body, {"Location": "http://127.0.0.1:1/"} if status == 307 else None)
+    assert type(failure) is kind and text in str(failure), repr(failure)
+    assert getattr(failure, "reason", None) == reason
+
+
+async def test_a_lone_surrogate_becomes_storable_and_usage_is_read() -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 5}}
+    body = orjson.dumps({**answer("hi SURROGATE"), "usage": usage}).replace(b"SURROGATE", b"\\ud83d\\ude00")
+    completion = await said_by(200, body)
+    assert isinstance(completion, Completion) and completion.text == "hi 😀"
+    assert (completion.prompt_tokens, completion.completion_tokens, completion.cached_tokens) == (7, 2, 5)
+    assert completion.raw == body
+    assert isinstance(await said_by(200, body.replace(b"\\ude00", b"")), Transient | Completion)
+
+
+async def test_an_oversize_body_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aloe_agents.http_model.LARGEST_BODY", 1000)
+    failure = await said_by(200, answer("x" * 5000))
+    assert isinstance(failure, CallFailed) and "more than 1000 bytes" in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "3"}, 3.0), ({"retry-after-ms": "250", "retry-after": "9"}, 0.25), ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None), ({"retry-after": "soon"}, None), ({}, None), ({"retry-after": "inf"}, None),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, None), ({"retry-after": "1209600"}, 1209600.0),
+    ],
+)  # fmt: skip
+def test_retry_after_in_all_its_forms(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+QUICK = Limits(attempts=3, timeout=0.3, deadline=30)
+
+
+async def hits(
+    handler: Handler, limits: Limits = QUICK, **options: Any
+) -> tuple[Completion | Exception, int, Endpoint]:
+    """One call through an endpoint: what became of it, and how often the server was asked."""
+    count = 0
+
+    async def counted(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        nonlocal count
+        count += 1
+        assert request.headers["Idempotency-Key"] == "k1"
+        return await handler(request)
+
+    async with serving(counted) as url:
+        endpoint = Endpoint("e", [HttpModel(url, "m")], limits, **options)
+        result: Completion | Exception
+        try:
+            result = await endpoint.chat(CALL)
+        except (CallFailed, Fatal) as failure:
+            result = failure
+        await endpoint.close()
+    assert endpoint.slots.taken == 0
+    return result, count, endpoint
+
+
+async def test_a_call_that_never_succeeds_is_sent_exactly_as_often_as_allowed() -> None:
+    async def broken(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.Response(status=500)
+
+    failure, count, endpoint = await hits(broken)
+    assert isinstance(failure, Transient) and count == 3
+    assert endpoint.tally.retries == {"server-error": 3}
+
+
+async def test_a_dripping_body_does_not_outlive_the_deadline() -> None:
+    async def drip(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        response = aiohttp.web.StreamResponse()
+        await response.prepare(request)
+        for byte in b"x" * 100:
+            await response.write(bytes([byte]))
+            await asyncio.sleep(0.1)
+        return response
+
+    began = asyncio.get_running_loop().time()
+    failure, count, _ = await hits(drip, Limits(attempts=1, timeout=0.3))
+    assert isinstance(failure, Transient) and failure.reason is R.DEADLINE and failure.uncertain and count == 1
+    assert asyncio.get_running_loop().time() - began < 1.3
+
+
+async def test_a_cut_body_and_a_dropped_connection_are_uncertain_and_tried_again() -> None:
+    turn = 0
+
+    async def cut(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        nonlocal turn
+        turn += 1
+        if turn == 1:
+            response = aiohttp.web.StreamResponse(headers={"Content-Length": "1000"})
+            await response.prepare(request)
+            await response.write(b"{")
+        if turn <= 2:
+            assert request.transport
+            request.transport.close()
+            return aiohttp.web.Response()
+        return aiohttp.web.json_response(answer())
+
+    completion, count, endpoint = await hits(cut)
+    assert isinstance(completion, Completion) and completion.text == "hi" and count == 3
+    assert endpoint.tally.retries == {"bad-response": 1, "unreachable": 1}
+
+
+async def test_a_server_that_is_not_there_is_unreachable_and_nothing_was_sent() -> None:
+    model = HttpModel("http://127.0.0.1:9/v1", "m")
+    with pytest.raises(Transient, match=r"127\.0\.0\.1:9 cannot be reached") as failure:
+        await model.chat(CALL)
+    assert failure.value.reason is R.UNREACHABLE and not failure.value.uncertain
+    await model.close()
+
+
+async def test_a_429_pauses_everybody_costs_no_attempt_and_is_obeyed() -> None:
+    times: list[float] = []
+
+    async def limited(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) <= 4:
+            return aiohttp.web.json_response(error("slow down"), status=429, headers={"retry-after": "0.3"})
+        return aiohttp.web.json_response(answer())
+
+    async with serving(limited) as url:
+        endpoint = Endpoint("e", [HttpModel(url, "m")], Limits(attempts=1, capacity=1))
+        await asyncio.gather(*(endpoint.chat(CALL) for _ in range(10)))
+        await endpoint.close()
+    assert len(times) == 14 and endpoint.tally.retries == {"rate-limited": 4}
+    assert all(later - earlier >= 0.3 for earlier, later in pairwise(times[:5]))
+
+
+async def test_a_request_to_come_back_in_two_weeks_ends_the_run_in_one_line() -> None:
+    async def limited(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.json_response(error("slow down"), status=429, headers={"retry-after": "1209600"})
+
+    failure, count, _ = await hits(limited)
+    assert isinstance(failure, Fatal) and "left alone for 336.0 hours" in str(failure) and count == 1
+
+
+async def test_loopback_ignores_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fine(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.json_response(answer())
+
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    completion, count, _ = await hits(fine)
+    assert isinstance(completion, Completion) and count == 1
+
+
+class Recording:
+    """A replica that remembers which conversations it served, and may be down."""
+
+    name = "m"
+
+    def __init__(self, down: bool = False) -> None:
+        self.down = down
+        self.served: Counter[str] = Counter()
+
+    async def chat(self, call: Call) -> Completion:
+        if self.down:
+            raise Transient(R.UNREACHABLE, "down")
+        self.served[call.conversation] += 1
+        return Completion(text="hi")
+
+
+def test_a_conversation_stays_with_its_replica_and_moves_on_when_that_is_down() -> None:
+    async def main(replicas: list[Recording]) -> None:
+        endpoint = Endpoint("e", replicas)
+        for _ in range(3):
+            for n in range(40):
+                await endpoint.chat(Call(messages=(), conversation=f"c{n}"))
+
+    replicas = [Recording(), Recording(), Recording()]
+    run_virtual(main(replicas))
+    homes = [set(replica.served) for replica in replicas]
+    assert all(homes) and sum(map(len, homes)) == 40
+    down = [Recording(), Recording(down=True), Recording()]
+    run_virtual(main(down))
+    assert not down[1].served and all(homes[n] <= set(down[n].served) for n in (0, 2))
+
+
+def test_requests_and_tokens_a_minute_hold() -> None:
+    async def main(limits: Limits) -> float:
+        endpoint = Endpoint("e", [Recording()], limits)
+        await asyncio.gather(*(endpoint.chat(CALL) for _ in range(121)))
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main(Limits(requests_per_minute=60, capacity=200))) == pytest.approx(120, rel=0.02)
+    sampled = Limits(tokens_per_minute=6000, capacity=1)
+    assert run_virtual(main(sampled)) < 10  # what was booked and not used is given back
+    pace = Pace(60)
+    assert [pace.book(1, now) for now in (0.0, 0.0, 0.5, 10.0)] == [0.0, 1.0, 1.5, 0.0]
+
+
+async def test_waiting_calls_go_by_urgency_then_first_come() -> None:
+    slots, order = Slots(1), []
+
+    async def worker(name: str, priority: int) -> None:
+        await slots.take(priority)
+        order.append(name)
+        await asyncio.sleep(0)
+        slots.give()
+
+    await slots.take(0)
+    tasks = [asyncio.create_task(worker(*job)) for job in (("a", 1), ("b", 5), ("c", 1), ("d", 9), ("e", 5))]
+    await asyncio.sleep(0)
+    assert slots.waiting == 5
+    slots.give()
+    await asyncio.gather(*tasks)
+    assert order == ["d", "b", "e", "a", "c"] and slots.taken == 0
+
+
+async def test_a_place_handed_over_at_the_moment_of_a_cancellation_is_not_lost() -> None:
+    slots = Slots(1)
+    await slots.take(0)
+    task = asyncio.create_task(slots.take(0))
+    await asyncio.sleep(0)
+    slots.give()  # handed over ...
+    task.cancel()  # ... and cancelled before it could be used
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert slots.taken == 0
+    await asyncio.wait_for(slots.take(0), 1)
+
+
+@pytest.mark.parametrize("stage", ["queue", "flight", "backoff", "pause"])
+async def test_cancellation_passes_at_every_stage_and_gives_the_place_back(stage: str) -> None:
+    reached = asyncio.Event()
+
+    class Model:
+        name = "m"
+
+        async def chat(self, call: Call) -> Completion:
+            reached.set()
+            if stage == "flight" or stage == "queue":
+                await asyncio.get_running_loop().create_future()
+            raise Transient(R.RATE_LIMITED if stage == "pause" else R.SERVER_ERROR, "again", retry_after=30.0)
+
+    endpoint = Endpoint("e", [Model()], Limits(capacity=1))
+    tasks = [asyncio.create_task(endpoint.chat(CALL)) for _ in range(2)]
+    await reached.wait()
+    await asyncio.sleep(0)
+    for task in reversed(tasks):
+        task.cancel()
+    done, _ = await asyncio.wait(tasks, timeout=1)
+    assert len(done) == 2 and all(task.cancelled() for task in tasks)
+    assert endpoint.slots.taken == 0
+
+
+async def test_halting_lets_what_was_sent_land_and_stops_the_rest() -> None:
+    gate, stopped = asyncio.Event(), False
+
+    class Model:
+        name = "m"
+
+        async def chat(self, call: Call) -> Completion:
+            await gate.wait()
+            return Completion(text="landed")
+
+    endpoint = Endpoint("e", [Model()], Limits(capacity=1))
+    call = Call(messages=(), stopping=lambda: stopped)
+    tasks = [asyncio.create_task(endpoint.chat(call)) for _ in range(3)]
+    await asyncio.sleep(0)
+    stopped = True
+    endpoint.halt()
+    gate.set()
+    landed, *others = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(landed, Completion) and all(isinstance(other, Stopping) for other in others)
