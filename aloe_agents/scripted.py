@@ -76,6 +76,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])(?<!\bDr\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bSt\.)
 _OWNER = {word: whose for whose, words in _PRONOUNS.items() for word in words}
 _WORD = re.compile(r"[^\W\d_]+(?:/[^\W\d_]+)?(?:['’][a-z]{1,2}\b)?")
 _NO_NOUN = re.compile(r"\s*(?:$|[^\s\w]|(?:and|or|to|in|on|at|with|for|but|from|as|who|when|because)\b)")
+_TELLING = re.compile(r"(?!none[ \t]*[^\w \t])(?=.*[^\W_])", re.IGNORECASE | re.DOTALL)  # words, no "None: ..."
 _CONTENT = re.compile(r"[^\W_]{3,}")
 _BY_A = re.compile(r"^A:(.*(?:\n(?![AB]:).*)*)", re.MULTILINE)
 _COMMON = """all also always and are but can different does enjoy enjoys few for frequently from get good great had has
@@ -260,7 +261,7 @@ def _sentences(text: str) -> list[str]:
     text = text[:_READ].replace("*", "").replace("Profile:", "Profile").replace("Personalities:", "Personalities")
     found = [part for line in text.splitlines() for part in _SENTENCE.split(" ".join(line.split()))]
     pieces = (part[at : at + _LONGEST].strip(" -•.!?…;:,") for part in found for at in range(0, len(part), _LONGEST))
-    return [piece for piece in pieces if piece]
+    return [piece for piece in pieces if _TELLING.match(piece)]
 
 
 @lru_cache(maxsize=4096)
