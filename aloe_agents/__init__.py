@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from aloe_agents.journal import Journal
     from aloe_agents.messages import Answered, Chosen, Message, PersonaRevealed, Scored, TurnOpened, UserSaid
     from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
+    from aloe_agents.openai_model import OpenAIModel
     from aloe_agents.personas import Persona, read_personas
     from aloe_agents.recorder import Recorder
     from aloe_agents.scripted import ScriptedModel
@@ -45,6 +46,7 @@ _HOME = {
     "journal": ("Journal",),
     "messages": ("Answered", "Chosen", "Message", "PersonaRevealed", "Scored", "TurnOpened", "UserSaid"),
     "model": ("Call", "ChatMessage", "ChatModel", "Completion"),
+    "openai_model": ("OpenAIModel",),
     "personas": ("Persona", "read_personas"),
     "recorder": ("Recorder",),
     "scripted": ("ScriptedModel",),
@@ -72,6 +74,7 @@ __all__ = [
     "Journal",
     "Limits",
     "Message",
+    "OpenAIModel",
     "Outcome",
     "Persona",
     "PersonaRevealed",

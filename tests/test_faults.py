@@ -10,14 +10,17 @@ from itertools import pairwise
 from typing import Any
 
 import aiohttp.web
+import openai
 import orjson
 import pytest
 
+from aloe_agents.answers import retry_after
 from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.errors import CallFailed, FailureReason, Fatal, Stopping, Transient
-from aloe_agents.http_model import HttpModel, retry_after
+from aloe_agents.http_model import HttpModel
 from aloe_agents.limits import Pace, Slots
 from aloe_agents.model import Call, Completion
+from aloe_agents.openai_model import OpenAIModel
 from aloe_agents.testing import run_virtual
 
 KEY = "sk-canary-4711"
@@ -47,15 +50,19 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def said_by(status: int, body: Any, headers: dict[str, str] | None = None) -> Completion | Exception:
-    """What becomes of one request that is answered so."""
+async def said_by(
+    status: int, body: Any, headers: dict[str, str] | None = None, sdk: bool = False
+) -> Completion | Exception:
+    """What becomes of one request that is answered so, sent directly or by the openai SDK."""
 
     async def handler(request: aiohttp.web.Request) -> aiohttp.web.Response:
         raw = body if isinstance(body, bytes) else orjson.dumps(body)
         return aiohttp.web.Response(status=status, body=raw, headers=headers)
 
     async with serving(handler) as url:
-        model = HttpModel(url, "m", key=KEY, key_from="ALOE_KEY")
+        model: HttpModel | OpenAIModel = HttpModel(url, "m", key=KEY, key_from="ALOE_KEY")
+        if sdk:
+            model = OpenAIModel(openai.AsyncOpenAI(base_url=url, api_key=KEY), "m")
         try:
             return await model.chat(CALL)
         except (CallFailed, Fatal) as failure:
@@ -107,6 +114,25 @@ async def test_each_answer_is_told_apart(status: int, body: Any, kind: type, rea
     assert getattr(failure, "reason", None) == reason
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "reason"),
+    [
+        (200, answer(), Completion, None),
+        (200, b"<html>", Transient, R.BAD_RESPONSE),
+        (200, {"choices": []}, Transient, R.BAD_RESPONSE),
+        (200, answer(" "), Transient, R.EMPTY),
+        (400, error("maximum context length is 8"), CallFailed, R.CONTEXT_OVERFLOW),
+        (401, error(f"Incorrect API key {KEY}"), Fatal, None),
+        (404, error("no such model"), Fatal, None),
+        (429, error("slow down"), Transient, R.RATE_LIMITED),
+        (500, b"", Transient, R.SERVER_ERROR),
+    ],
+)
+async def test_the_sdk_tells_the_same_apart(status: int, body: Any, kind: type, reason: Any) -> None:
+    failure = await said_by(status, body, sdk=True)
+    assert type(failure) is kind and getattr(failure, "reason", None) == reason, repr(failure)
+
+
 async def test_a_lone_surrogate_becomes_storable_and_usage_is_read() -> None:
     usage = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 5}}
     body = orjson.dumps({**answer("hi SURROGATE"), "usage": usage}).replace(b"SURROGATE", b"\\ud83d\\ude00")
@@ -114,7 +140,10 @@ async def test_a_lone_surrogate_becomes_storable_and_usage_is_read() -> None:
     assert isinstance(completion, Completion) and completion.text == "hi 😀"
     assert (completion.prompt_tokens, completion.completion_tokens, completion.cached_tokens) == (7, 2, 5)
     assert completion.raw == body
-    assert isinstance(await said_by(200, body.replace(b"\\ude00", b"")), Transient | Completion)
+    broken = await said_by(200, body.replace(b"\\ude00", b""))
+    assert isinstance(broken, Completion) and broken.text == "hi \ufffd"
+    junk = await said_by(200, {**answer(), "usage": [{"prompt_tokens": "many"}]})
+    assert isinstance(junk, Completion) and junk.prompt_tokens == 0
 
 
 async def test_an_oversize_body_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,11 @@ def test_plain_lines_are_kept_as_they_stand(tmp_path: Path) -> None:
     assert read_pool(written(tmp_path, "\n".join(["He cooks.", *held])))[0] == ["He cooks.", *held]
 
 
+def test_a_line_separator_inside_an_item_ends_no_line(tmp_path: Path) -> None:
+    for text in ("He cooks\u2028well.\n", '"He cooks\u2028well."\n'):
+        assert read_pool(written(tmp_path, text))[0] == ["He cooks\u2028well."]
+
+
 def test_a_line_of_several_strings_counts_as_several_items_with_a_remark(tmp_path: Path) -> None:
     file = written(tmp_path, '"one"\n"two""three"\n"four" {"text": "five"} "six"\n')
     items, remarks = read_pool(file)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aloe_agents.agent import Agent
-from aloe_agents.errors import ConfigError
+from aloe_agents.errors import CallFailed, ConfigError, FailureReason
 from aloe_agents.expansion import Full, RandomPath
 from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
 from aloe_agents.personas import Persona
@@ -268,6 +268,7 @@ STAGE_DIRECTIONS = [
     ("2 * 3 * 4", "2 * 3 * 4"),
     ("2*3*4 is 24", "2*3*4 is 24"),
     ("a*b and c*d", "a*b and c*d"),
+    ("re*mem*ber and *un*likely", "re*mem*ber and *un*likely"),
     ("* one\n* two", "* one\n* two"),
     ("five * stars", "five * stars"),
     ("rated * * * * *", "rated * * * * *"),
@@ -502,6 +503,20 @@ async def test_a_score_that_is_never_read_is_missing_and_costs_no_conversation()
     assert [answer.scores for turn in tree.turns for answer in turn.answers.values()] == [{"judge": None}] * 4
     assert len(stage.asked("judge")) == 3 * 4
     assert not any(turn.failures for turn in tree.turns)
+
+
+async def test_a_judge_that_gets_no_answer_costs_its_scores_and_no_conversation() -> None:
+    class Down:
+        name = "down"
+
+        async def chat(self, call: Call) -> Completion:
+            raise CallFailed(FailureReason.UNREACHABLE, "nobody is there")
+
+    stage = Stage(judged=True, judge=Down())
+    tree = await stage.play(turns=2)
+    assert (stage.outcome.completed, tree.status) == (1, "completed")
+    assert all(answer.scores == {} for turn in tree.turns for answer in turn.answers.values())
+    assert [failure["reason"] for turn in tree.turns for failure in turn.failures] == ["unreachable"] * 4
 
 
 # --- one's own prompts ---------------------------------------------------------------------------------------------------

@@ -172,6 +172,14 @@ def test_the_history_of_a_node_is_what_led_to_it() -> None:
     ]
 
 
+def test_the_order_in_which_answers_were_put_in_does_not_show() -> None:
+    one, other = (
+        Tree("ann", 7, ANN, "completed", [Turn((), "hello", answers={label: Answer(label) for label in order})])
+        for order in (LABELS, LABELS[::-1])
+    )
+    assert one.to_json() == other.to_json()
+
+
 def test_what_json_cannot_hold_is_written_as_its_text() -> None:
     said = Said.of(Flagged(conversation="ann", verdict="x", where=FilePath("a/b")))
     tree = tree_of([Said((), "UserSaid", "", {"text": "hello"}), said])

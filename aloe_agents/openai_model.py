@@ -1,0 +1,51 @@
+"""A model behind the openai SDK, for servers that need its authentication (Azure, for one).
+
+It costs ten to twenty times the CPU of ``HttpModel`` a call, growing with the history, so it is for what that cannot
+reach. The SDK's own retries are switched off: the endpoint retries, and nobody else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from aloe_agents.answers import Server, completion_of, failure_of, place_of
+from aloe_agents.errors import FailureReason, Transient
+from aloe_agents.model import Call, Completion
+from aloe_agents.text import one_line
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+
+class OpenAIModel:
+    """``model`` as ``client`` (an AsyncOpenAI or AsyncAzureOpenAI) reaches it."""
+
+    def __init__(self, client: AsyncOpenAI, model: str) -> None:
+        self.name = model
+        self._client = client.with_options(max_retries=0)
+        self._server = Server(place_of(str(client.base_url)), model, client.api_key)
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        await self._client.close()
+
+    async def chat(self, call: Call) -> Completion:
+        import openai
+
+        try:
+            response = await self._client.chat.completions.with_raw_response.create(
+                model=self.name,
+                messages=cast(Any, call.messages),
+                extra_headers={"Idempotency-Key": call.key} if call.key else {},
+                extra_body=dict(call.sampling),
+            )
+        except openai.APIStatusError as error:
+            answer = error.response
+            raise failure_of(error.status_code, answer.headers, answer.content, self._server) from None
+        except openai.APITimeoutError:
+            text = f"{self._server.place} gave no answer in the client's time"
+            raise Transient(FailureReason.DEADLINE, text, uncertain=True) from None
+        except openai.APIConnectionError as error:
+            text = f"{self._server.place} cannot be reached: {one_line(str(error.__cause__ or error))}"
+            raise Transient(FailureReason.UNREACHABLE, text, uncertain=True) from None
+        return completion_of(response.content, self._server)
