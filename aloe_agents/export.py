@@ -14,10 +14,9 @@ from typing import Any
 
 import orjson
 
-from aloe_agents.errors import ConfigError
 from aloe_agents.messages import Path
 from aloe_agents.personas import Persona
-from aloe_agents.tree import Answer, Tree, Turn
+from aloe_agents.tree import Answer, Tree, Turn, read_lines
 
 LABELS = ("preferred", "rejected")
 
@@ -73,16 +72,7 @@ def from_authors(value: Any, id: str) -> Tree:
 
 def read_authors(path: FilePath | str) -> Iterator[Tree]:
     """The trees of a JSONL file in the authors' form. Raises ConfigError, naming the line, for a line that is none."""
-    try:
-        with open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    try:
-                        yield from_authors(orjson.loads(line), f"p{number:05d}")
-                    except ValueError as error:
-                        raise ConfigError(f"{path}, line {number}: {error}") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+    return read_lines(path, lambda number, line: from_authors(orjson.loads(line), f"p{number:05d}"))
 
 
 def _first_path(tree: Tree) -> Iterator[tuple[Turn, str | None]]:

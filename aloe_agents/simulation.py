@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from aloe_agents.agent import Agent
-from aloe_agents.bus import Bus, Observer, ask_plainly
-from aloe_agents.bus import Recorder as AskRecorder
+from aloe_agents.bus import Bus, Observer, Slot, ask_plainly
 from aloe_agents.conversation import Conversation
 from aloe_agents.errors import ConfigError, FailureReason, Fatal
 from aloe_agents.messages import (
@@ -31,8 +31,8 @@ from aloe_agents.messages import (
     TurnOpened,
     UserSaid,
 )
+from aloe_agents.model import Call, ChatModel, Completion
 from aloe_agents.personas import Persona
-from aloe_agents.recorder import Recorder
 from aloe_agents.tree import Said, Tree, build_tree
 from aloe_agents.wiring import Chains, Expansion, check
 
@@ -52,6 +52,25 @@ class Outcome:
         return self.requested - self.completed - sum(self.failed.values())
 
 
+class Recording(Protocol):
+    """What answers calls from memory and keeps what is said: ``recorder.Recorder``, on a journal."""
+
+    async def prepare(self) -> set[str]:
+        """Called once, before anything; returns the ids of the conversations that need not be held again."""
+
+    async def begin(self, conversation: Conversation) -> None:
+        """A conversation starts."""
+
+    async def record(self, model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
+        """Answer ``call``, and say whether from memory."""
+
+    def observe(self, message: Message, sender: str) -> None:
+        """Keep what is said."""
+
+    def finish(self, conversation: Conversation) -> None:
+        """A conversation is over."""
+
+
 class Simulation:
     """One cast, playing with any number of personas at once.
 
@@ -66,9 +85,8 @@ class Simulation:
         turns: int = 10,
         seed: int = 0,
         live: int = 256,
-        recorder: Recorder | None = None,
+        recorder: Recording | None = None,
         observers: Sequence[Observer] = (),
-        record: AskRecorder | None = None,
     ) -> None:
         if turns < 1:
             raise ConfigError(f"a conversation has at least 1 turn, not {turns}")
@@ -86,7 +104,7 @@ class Simulation:
         self._bus = Bus(
             agents,
             watching,
-            record=record or (recorder.record if recorder else ask_plainly),
+            record=recorder.record if recorder else ask_plainly,
             urgency=Chains(cast, expansion).remaining,
         )
         self._places = asyncio.Condition()

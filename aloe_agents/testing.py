@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from aloe_agents.agent import Agent
 from aloe_agents.bus import Slot
-from aloe_agents.conversation import describe
+from aloe_agents.conversation import Conversation, describe
 from aloe_agents.errors import AloeError
 from aloe_agents.limits import Slots
 from aloe_agents.messages import Address, Failed, Message, Path
@@ -67,13 +67,25 @@ class TimedModel:
 
 
 class Memo:
-    """A recorder in memory: answers what it has met, and counts what it had to ask."""
+    """A recorder in memory: answers what it has met, and counts what it had to ask. It keeps no messages."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Completion] = {}
         self.asked = 0
 
-    async def __call__(self, model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
+    async def prepare(self) -> set[str]:
+        return set()
+
+    async def begin(self, conversation: Conversation) -> None:
+        pass
+
+    def observe(self, message: Message, sender: str) -> None:
+        pass
+
+    def finish(self, conversation: Conversation) -> None:
+        pass
+
+    async def record(self, model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
         if (known := self.answers.get(call.key)) is not None:
             return known, True
         self.asked += 1
@@ -125,7 +137,7 @@ def play(
     seed: int,
     schedule: int,
     scarce: bool,
-    record: Memo | None = None,
+    memo: Memo | None = None,
 ) -> Said:
     """Everything said by ``cast(model)`` under one seeded schedule, by conversation and address."""
     said: Said = {}
@@ -141,7 +153,7 @@ def play(
     async def main() -> None:
         timed = TimedModel(model, seconds, capacity=2 + schedule % 4 if scarce else 10**9)
         simulation = Simulation(
-            cast(timed), expansion, turns=turns, seed=seed, live=len(personas), observers=[observe], record=record
+            cast(timed), expansion, turns=turns, seed=seed, live=len(personas), observers=[observe], recorder=memo
         )
         await simulation.run(personas)
 

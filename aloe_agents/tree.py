@@ -6,7 +6,7 @@ depth first, and everything at a node goes by its address. So two runs that said
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
@@ -151,12 +151,17 @@ def build_tree(id: str, seed: int, persona: Persona, status: str, said: Iterable
 
 def read_trees(path: FilePath | str) -> Iterator[Tree]:
     """The trees of a JSONL file, one by one. Raises ConfigError, naming the line, for a line that is none."""
+    return read_lines(path, lambda number, line: Tree.from_json(line))
+
+
+def read_lines(path: FilePath | str, parse: Callable[[int, bytes], Tree]) -> Iterator[Tree]:
+    """The trees that ``parse`` makes of the lines of a file and their numbers; its ValueErrors name the line."""
     try:
         with open(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     try:
-                        yield Tree.from_json(line)
+                        yield parse(number, line)
                     except ValueError as error:
                         raise ConfigError(f"{path}, line {number}: {error}") from None
     except OSError as error:

@@ -52,7 +52,7 @@ def test_one_schedules_memo_replays_under_every_other(expansion: Expansion) -> N
     def once(schedule: int) -> object:
         return play(
             full_cast, expansion, people(5), Digest(), turns=4, seed=1, schedule=schedule,
-            scarce=schedule % 2 == 1, record=memo,
+            scarce=schedule % 2 == 1, memo=memo,
         )  # fmt: skip
 
     first, asked = once(0), memo.asked
