@@ -209,4 +209,9 @@ def _checked(message: object, conversation: Conversation, agent: Agent) -> Messa
         raise TypeError(f"agent {agent.name!r} said {type(message).__name__}, which is no Message")
     if message.conversation != conversation.id or message.observed_only:
         raise ValueError(f"agent {agent.name!r} may not say {type(message).__name__} of {message.conversation!r} here")
+    try:  # now, while it is the role's own failure; the journal and the tree hold JSON
+        orjson.dumps([message.path, message.label, message.body()], default=str)
+    except TypeError as error:
+        kind = type(message).__name__
+        raise TypeError(f"agent {agent.name!r} said {kind}, which cannot be written as JSON: {error}") from None
     return message

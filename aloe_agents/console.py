@@ -11,6 +11,8 @@ from it, and no control character, escape sequence or bidirectional override lea
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -38,6 +40,14 @@ LONGEST = 1200
 
 _RULES = Console(width=80)  # wrapping wants one for its rules; nothing is printed on it
 STYLES = {"user": "bold cyan", "preferred": "green", "rejected": "yellow"}
+
+
+class Terminal(Console):
+    """A console whose reader may leave (``aloe simulate ... | head``): it falls silent, and the run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def show(

@@ -82,8 +82,11 @@ class Journal:
         """
         self.directory = directory
         self.path = directory / FILE
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = _lock(directory)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _lock(directory)
+        except OSError as error:
+            raise ConfigError(f"{directory} cannot be a run's directory: {error.strerror or error}") from None
         self.fresh = not self.path.exists()
         try:
             if self.fresh:

@@ -45,7 +45,11 @@ class Reading:
 
     def trees(self) -> Iterator[Tree]:
         """The trees of all conversations that are over, by id; one at a time in memory."""
-        for id, persona_id, profile, personality, status, calls, prompt, completion in self._connection.execute(_TREES):
+        try:
+            rows = self._connection.execute(_TREES)
+        except sqlite3.Error as error:
+            raise ConfigError(f"the journal in {self.directory} cannot be read: {error}") from None
+        for id, persona_id, profile, personality, status, calls, prompt, completion in rows:
             persona = Persona(id=persona_id, profile=profile.decode(), personality=personality.decode())
             usage = {"calls": calls, "prompt_tokens": prompt, "completion_tokens": completion}
             yield build_tree(id, self.seed, persona, status, self._said(id), usage)

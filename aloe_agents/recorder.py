@@ -14,10 +14,10 @@ import orjson
 
 from aloe_agents.bus import Slot
 from aloe_agents.conversation import Conversation
+from aloe_agents.errors import Fatal
 from aloe_agents.journal import Journal, Statement, digest_of
-from aloe_agents.messages import CallFinished, ConversationEnded, ConversationStarted, Failed, Message
+from aloe_agents.messages import CallFinished, ConversationEnded, ConversationStarted, Message
 from aloe_agents.model import Call, ChatModel, Completion
-from aloe_agents.personas import Persona
 
 _START = """INSERT INTO conversations (id, persona_id, profile, personality, status, started_at)
             VALUES (?, ?, ?, ?, 'running', ?) ON CONFLICT (id) DO UPDATE SET status = 'running', reason = NULL,
@@ -95,24 +95,29 @@ class Recorder:
         return completion, False
 
     def observe(self, message: Message, sender: str) -> None:
-        """Write down what is said; an observer of the bus. Raises Fatal once the journal is broken."""
+        """Write down what is said; an observer of the bus. Raises Fatal for what it cannot: nothing is left out."""
+        try:
+            if (statement := self._statement(message, sender)) is not None:
+                self.journal.post(statement)
+        except (TypeError, ValueError) as error:
+            what = f"{type(message).__name__} of {message.conversation!r}"
+            raise Fatal(f"the journal cannot hold {what}: {error}") from None
+
+    def _statement(self, message: Message, sender: str) -> Statement | None:
+        now, conversation = self.journal.now(), message.conversation
         match message:
             case CallFinished():  # in the table of calls
-                return
+                return None
             case ConversationStarted(persona=persona):
-                self.journal.post((_START, _persona_row(message.conversation, persona, self.journal.now())))
-                return
-            case ConversationEnded():
-                row = (message.status, message.reason or None, message.turns, message.calls, message.prompt_tokens)
-                row += (message.completion_tokens, self.journal.now(), message.conversation)  # type: ignore[assignment]
-                self.journal.post((_END, row))
-                return
-            case Failed() | _:
-                sequence = self._sequence[message.conversation] = self._sequence.get(message.conversation, 0) + 1
-                path = orjson.dumps(message.path)
-                body = orjson.dumps(message.body(), default=str)
+                return _START, (conversation, persona.id, persona.profile.encode(), persona.personality.encode(), now)
+            case ConversationEnded(status=status, reason=reason, turns=turns, calls=calls):
+                tokens = (message.prompt_tokens, message.completion_tokens)
+                return _END, (status, reason or None, turns, calls, *tokens, now, conversation)
+            case _:
+                sequence = self._sequence[conversation] = self._sequence.get(conversation, 0) + 1
+                path, body = orjson.dumps(message.path), orjson.dumps(message.body(), default=str)
                 kind = type(message).__name__
-                self.journal.post((_MESSAGE, (message.conversation, sequence, path, kind, message.label, sender, body)))
+                return _MESSAGE, (conversation, sequence, path, kind, message.label, sender, body)
 
 
 @dataclass(slots=True)
@@ -138,10 +143,6 @@ class _Attempts:
         if self.n:
             self.recorder._attempts.pop(self.key, None)
             yield _DONE, ("answered", None, self.recorder.journal.now(), self.key, self.n)
-
-
-def _persona_row(conversation: str, persona: Persona, now: float) -> tuple[object, ...]:
-    return conversation, persona.id, persona.profile.encode(), persona.personality.encode(), now
 
 
 def _call_row(call: Call, key: bytes, slot: Slot, endpoint: str, model: str, completion: Completion) -> Statement:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from aloe_agents.config import Config, load_config, parse_override
-from aloe_agents.console import show, status_line, summary
+from aloe_agents.console import Terminal, show, status_line, summary
 from aloe_agents.endpoint import Endpoint
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.journal import Journal, differences
@@ -105,7 +104,7 @@ def simulate(
 async def _run(
     config: Config, parts: build.Parts, personas: Sequence[Persona], settings: dict[str, str], out: Path, plain: bool
 ) -> int:
-    run, console, over = config.run, Console(), asyncio.Event()
+    run, console, over = config.run, Terminal(), asyncio.Event()
     journal = Journal(out)
     try:
         (out / "run.toml").write_text(config.to_toml(), encoding="utf-8")
@@ -132,7 +131,7 @@ async def _run(
             progress.skipped = simulation.skipped
             return progress.snapshot(finished)
 
-        screen = Console(force_terminal=False) if plain else console
+        screen = Terminal(force_terminal=False) if plain else console
         picture = asyncio.create_task(show(screen, snapshot, over))
         task = asyncio.create_task(simulation.run(personas))
         with interrupts(simulation.stop, task):

@@ -7,9 +7,8 @@ import contextlib
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from aloe_agents.console import draw, show, status_line, summary
+from aloe_agents.console import Terminal, draw, show, status_line, summary
 from aloe_agents.progress import Snapshot
 from aloe_agents.reading import Reading
 
@@ -24,7 +23,7 @@ def command(directory: Path, once: bool, plain: bool) -> None:
     \b
     aloe watch runs/first
     """
-    console = Console(force_terminal=False if plain else None)
+    console = Terminal(force_terminal=False if plain else None)
     with contextlib.closing(Reading(directory)) as reading:
         now = reading.snapshot()
         if not (now.finished or once):
@@ -40,7 +39,7 @@ def command(directory: Path, once: bool, plain: bool) -> None:
         console.print(summary(accounting, directory, accounting["completed"] + sum(accounting["failed"].values())))
 
 
-async def _follow(reading: Reading, console: Console) -> None:
+async def _follow(reading: Reading, console: Terminal) -> None:
     over = asyncio.Event()
 
     def snapshot() -> Snapshot:

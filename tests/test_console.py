@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import re
+import shlex
+import sys
 import unicodedata
 from pathlib import Path as FilePath
 
@@ -154,3 +156,26 @@ async def test_a_picture_that_cannot_be_drawn_costs_no_run() -> None:
     console = Console(file=io.StringIO(), force_terminal=True)
     with pytest.warns(UserWarning, match="the picture of the run broke"):
         await asyncio.wait_for(show(console, broken, over), 5)
+
+
+async def test_a_reader_who_leaves_costs_no_run() -> None:
+    code = """
+import asyncio, sys
+from aloe_agents.console import Terminal, show
+from aloe_agents.progress import Snapshot
+async def main():
+    over, drawn = asyncio.Event(), 0
+    def snapshot():
+        nonlocal drawn
+        drawn += 1
+        if drawn == 50:
+            over.set()
+        return Snapshot("run", 1, 10, 1)
+    await show(Terminal(), snapshot, over, every=0.001)
+    print("went on", drawn, file=sys.stderr)
+asyncio.run(main())
+"""
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | true"
+    process = await asyncio.create_subprocess_shell(command, stderr=asyncio.subprocess.PIPE)
+    _, errors = await process.communicate()
+    assert errors == b"went on 50\n"

@@ -14,6 +14,7 @@ import pytest
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.expansion import RandomPath
 from aloe_agents.journal import Journal, differences, open_readonly
+from aloe_agents.personas import Persona
 from aloe_agents.recorder import Recorder
 from aloe_agents.simulation import Simulation
 from tests.casts import Digest, paper_cast, people
@@ -139,3 +140,12 @@ def test_a_full_disk_is_waited_for_then_ends_the_run_and_loses_nothing(tmp_path:
     assert connection.execute("SELECT count(*) FROM attempts").fetchone()[0] >= int(count) > 10
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+async def test_what_the_journal_cannot_hold_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        simulation = Simulation(paper_cast(Digest()), RandomPath(), recorder=Recorder(journal))
+        with pytest.raises(Fatal, match="the journal cannot hold ConversationStarted of 'odd'"):
+            await simulation.run([Persona(id="odd", profile="\ud800", personality="x")])
+    with pytest.raises(ConfigError, match="cannot be a run's directory"):
+        Journal(tmp_path / "journal.sqlite" / "below")
