@@ -111,6 +111,22 @@ class Endpoint:
     async def chat(self, call: Call) -> Completion:
         """Answer ``call``. Raises CallFailed once it is hopeless, Fatal where every other call is, Stopping."""
         tries = _Tries(self, call)
+        try:
+            return await self._attempt(call, tries)
+        except Transient as failure:
+            return await self._again(call, tries, failure)
+
+    async def _again(self, call: Call, tries: _Tries, failure: Transient) -> Completion:
+        """The attempts after the first. tenacity's machinery costs as much as the rest of a call, and nearly every
+        call succeeds at once: so it is entered here, and takes ``failure`` for the outcome of its first attempt.
+        """
+        known: list[Transient] = [failure]
+
+        async def attempt() -> Completion:
+            if known:
+                raise known.pop()
+            return await self._attempt(call, tries)
+
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(Transient),
             stop=tries.exhausted,
@@ -118,7 +134,7 @@ class Endpoint:
             sleep=self.pause.sleep,
             reraise=True,
         )
-        return await retrying(self._attempt, call, tries)
+        return await retrying(attempt)
 
     async def _attempt(self, call: Call, tries: _Tries) -> Completion:
         loop = asyncio.get_running_loop()
