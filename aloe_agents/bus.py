@@ -48,14 +48,14 @@ class Slot:
     """Which of several identical questions of one delivery."""
 
 
-Recorder = Callable[[ChatModel, Call, Slot], Awaitable[tuple[Completion, bool]]]
+Record = Callable[[ChatModel, Call, Slot], Awaitable[tuple[Completion, bool]]]
 """Answers a call and says whether the answer came from the journal."""
 Urgency = Callable[[Conversation, str, Message], int]
 """How many calls of the conversation's longest chain start with a call of this agent on this message."""
 
 
 async def ask_plainly(model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
-    """The recorder that records nothing."""
+    """Ask, and record nothing."""
     return await model.chat(call), False
 
 
@@ -67,7 +67,7 @@ class Bus:
         agents: Iterable[Agent],
         observers: Sequence[Observer] = (),
         *,
-        record: Recorder = ask_plainly,
+        record: Record = ask_plainly,
         urgency: Urgency = lambda conversation, agent, heard: 1,
     ) -> None:
         self._hearers: dict[type[Message], list[Agent]] = {}
