@@ -39,6 +39,7 @@ FORMAT = 1
 FILE = "journal.sqlite"
 PATIENCE = 60.0
 
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864", "cache_size=-2048")
 _SCHEMA = """
 CREATE TABLE run (format INTEGER, seed INTEGER, turns INTEGER, requested INTEGER, configuration TEXT, settings BLOB,
                   origin REAL, finished REAL);
@@ -88,26 +89,27 @@ class Journal:
         except OSError as error:
             raise ConfigError(f"{directory} cannot be a run's directory: {error.strerror or error}") from None
         self.fresh = not self.path.exists()
-        try:
-            if self.fresh:
-                self.path.touch(mode=0o600)
-            self._connection = sqlite3.connect(
-                self.path, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=64
-            )
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864", "cache_size=-2048"):
-                self._connection.execute(f"PRAGMA {pragma}").fetchall()
-            tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if not tables:  # new, or killed before the schema was committed
-                self.fresh = True
-                self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-            self.run = self._connection.execute("SELECT * FROM run").fetchone()
-        except (OSError, sqlite3.Error) as error:
-            os.close(self._lock)
-            raise ConfigError(f"the journal {self.path} cannot be used: {error}") from None
-        if self.run and self.run[0] != FORMAT:
-            self._connection.close()
-            os.close(self._lock)
-            raise ConfigError(f"{self.path} has format {self.run[0]}, and this version writes {FORMAT}")
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._lock)
+            try:
+                if self.fresh:
+                    self.path.touch(mode=0o600)
+                self._connection = sqlite3.connect(
+                    self.path, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=64
+                )
+                undo.callback(self._connection.close)
+                for pragma in _PRAGMAS:
+                    self._connection.execute(f"PRAGMA {pragma}").fetchall()
+                tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+                if not tables:  # new, or killed before the schema was committed
+                    self.fresh = True
+                    self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+                self.run = self._connection.execute("SELECT * FROM run").fetchone()
+            except (OSError, sqlite3.Error) as error:
+                raise ConfigError(f"the journal {self.path} cannot be used: {error}") from None
+            if self.run and self.run[0] != FORMAT:
+                raise ConfigError(f"{self.path} has format {self.run[0]}, and this version writes {FORMAT}")
+            undo.pop_all()
         self.origin: float = self.run[6] if self.run else time.time()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._broken: Fatal | None = None
@@ -255,12 +257,15 @@ def open_readonly(directory: Path) -> sqlite3.Connection:
     if not path.exists():
         raise ConfigError(f"{directory} holds no run (there is no {FILE} in it)")
     for options in ("mode=ro", "mode=ro&immutable=1"):  # the latter: a finished run in a folder that is not ours
-        try:
-            connection = sqlite3.connect(f"{path.as_uri()}?{options}", uri=True, timeout=10)
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            return connection
-        except sqlite3.Error as error:
-            failure = error
+        with contextlib.ExitStack() as undo:
+            try:
+                connection = sqlite3.connect(f"{path.as_uri()}?{options}", uri=True, timeout=10)
+                undo.callback(connection.close)
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                undo.pop_all()
+                return connection
+            except sqlite3.Error as error:
+                failure = error
     raise ConfigError(f"{path} cannot be read: {failure}")
 
 

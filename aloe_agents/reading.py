@@ -31,9 +31,13 @@ class Reading:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._connection = open_readonly(directory)
-        row = self._rows("SELECT seed, turns, requested, origin, finished, settings FROM run")
-        if not row:
-            raise ConfigError(f"the run in {directory} has not begun")
+        try:
+            row = self._rows("SELECT seed, turns, requested, origin, finished, settings FROM run")
+            if not row:
+                raise ConfigError(f"the run in {directory} has not begun")
+        except ConfigError:
+            self.close()
+            raise
         self.seed, self.turns, self.requested, self.origin, self.finished = row[0][:5]
         self.endpoints: dict[str, Any] = orjson.loads(row[0][5])["endpoints"]
         self._shown: dict[str, Dialogue] = {}
