@@ -28,7 +28,7 @@ from aloe_agents.messages import Address, CallFinished, Failed, Message
 from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
 from aloe_agents.text import one_line
 
-FORMAT = 1
+FORMAT = 2
 """Version of the keys' making; part of every key."""
 
 Observer = Callable[[Message, str], None]
@@ -194,14 +194,14 @@ class Bus:
 
 
 def call_key(slot: Slot, digest: bytes) -> str:
-    """The journal's key of a call: sha-256 over format, slot and the digest of what is asked.
+    """The journal's key of a call: 128 bits of the sha-256 over format, slot and the digest of what is asked, in hex.
 
     The slot is part of it, so equal prompts in two places are two calls; what is asked is part of it, so a changed
     prompt never meets an old answer. Nothing in it depends on when or in which order things happen.
     """
     kind, path, label = slot.heard
     where = orjson.dumps([FORMAT, slot.conversation, slot.agent, kind, path, label, slot.nth])
-    return hashlib.sha256(len(where).to_bytes(8, "big") + where + digest).hexdigest()
+    return hashlib.sha256(len(where).to_bytes(8, "big") + where + digest).hexdigest()[:32]
 
 
 def _checked(message: object, conversation: Conversation, agent: Agent) -> Message:

@@ -9,7 +9,8 @@
 4. Every answer carries a digest, which is checked when the answer is used: SQLite does not notice a flipped bit.
 
 Tables: ``run``, ``conversations``, ``messages``, ``calls``, ``attempts``; the schema below is stable for readers.
-Readers open the file read-only, at any time, also while the run writes (:func:`open_readonly`).
+Rows are appended in the order of their arrival and found again by conversation: no tree of random keys, which would
+cost a page of log for every row once it outgrows the cache. Readers open the file read-only, at any time, also while the run writes (:func:`open_readonly`).
 """
 
 from __future__ import annotations
@@ -26,51 +27,50 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import orjson
 
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.model import Completion
 
-FORMAT = 1
+FORMAT = 2
 FILE = "journal.sqlite"
 PATIENCE = 60.0
 
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864", "cache_size=-2048")
 _SCHEMA = """
 CREATE TABLE run (format INTEGER, seed INTEGER, turns INTEGER, requested INTEGER, configuration TEXT, settings BLOB,
-                  origin REAL, finished REAL);
-CREATE TABLE conversations (id TEXT PRIMARY KEY, persona_id TEXT, profile BLOB, personality BLOB, status TEXT,
-                            reason TEXT, turns INTEGER, calls INTEGER, prompt_tokens INTEGER,
-                            completion_tokens INTEGER, started_at REAL, finished_at REAL);
-CREATE TABLE messages (conversation TEXT, sequence INTEGER, path BLOB, kind TEXT, label TEXT, sender TEXT, body BLOB,
-                       PRIMARY KEY (conversation, sequence)) WITHOUT ROWID;
-CREATE TABLE calls (conversation TEXT, key BLOB, path BLOB, agent TEXT, kind TEXT, label TEXT, nth INTEGER,
-                    endpoint TEXT, model TEXT, response BLOB, digest BLOB, text BLOB, finish_reason TEXT,
-                    prompt_tokens INTEGER, completion_tokens INTEGER, cached_tokens INTEGER,
-                    PRIMARY KEY (conversation, key));
-CREATE TABLE attempts (key BLOB, n INTEGER, state TEXT, reason TEXT, endpoint TEXT, queued_at REAL, started_at REAL,
-                       finished_at REAL, PRIMARY KEY (key, n)) WITHOUT ROWID;
+                  origin REAL, began REAL, finished REAL);
+CREATE TABLE conversations (id TEXT PRIMARY KEY, persona_id TEXT, status TEXT, reason TEXT, turns INTEGER, calls INTEGER,
+                            prompt_tokens INTEGER, completion_tokens INTEGER, started_at REAL, finished_at REAL,
+                            profile BLOB, personality BLOB);
+CREATE INDEX conversations_by_status ON conversations (status, reason, turns, calls);
+CREATE TABLE messages (sequence INTEGER PRIMARY KEY, conversation TEXT, path BLOB, kind TEXT, label TEXT, sender TEXT,
+                       body BLOB);
+CREATE INDEX messages_of ON messages (conversation);
+CREATE TABLE calls (number INTEGER PRIMARY KEY, conversation TEXT, key BLOB, path BLOB, agent TEXT, kind TEXT,
+                    label TEXT, nth INTEGER, endpoint TEXT, model TEXT, finish_reason TEXT, prompt_tokens INTEGER,
+                    completion_tokens INTEGER, cached_tokens INTEGER, started_at REAL, finished_at REAL, digest BLOB,
+                    response BLOB, text BLOB);
+CREATE INDEX calls_of ON calls (conversation);
+CREATE TABLE attempts (id INTEGER PRIMARY KEY, key BLOB, n INTEGER, state TEXT, reason TEXT, endpoint TEXT,
+                       queued_at REAL, started_at REAL, finished_at REAL);
 """
 
-_CLAIM = (
-    "INSERT INTO run (format, seed, turns, requested, configuration, settings, origin) VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
+_CLAIM = """INSERT INTO run (format, seed, turns, requested, configuration, settings, origin, began)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 
 log = logging.getLogger(__name__)
 
 Statement = tuple[str, Sequence[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     statements: Sequence[Statement]
-    read: Callable[[sqlite3.Connection], Any] | None
-    future: asyncio.Future[Any] | None
-    loop: asyncio.AbstractEventLoop | None
+    read: Callable[[sqlite3.Connection], Any] | None = None
+    future: asyncio.Future[Any] | None = None
 
 
 class Journal:
@@ -130,7 +130,7 @@ class Journal:
         """
         digest = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
         described = orjson.dumps({"settings": settings, "endpoints": endpoints})
-        row = (FORMAT, seed, turns, requested, digest, described, self.origin)
+        row = (FORMAT, seed, turns, requested, digest, described, self.origin, self.now())
         changed = self.run is not None and self.run[4] != digest
         statements: list[Statement] = [("DELETE FROM run", ()), (_CLAIM, row)]
         if changed:
@@ -153,7 +153,7 @@ class Journal:
         """Write ``statements`` in order, without waiting. Raises Fatal once the journal cannot write any more."""
         if self._broken:
             raise self._broken
-        self._jobs.put(_Job(statements, None, None, None))
+        self._jobs.put(_Job(statements))
 
     async def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """The rows that ``sql`` selects, after all that was posted before."""
@@ -163,9 +163,8 @@ class Journal:
     async def _wait(self, statements: Sequence[Statement], read: Callable[[sqlite3.Connection], Any] | None) -> Any:
         if self._broken:
             raise self._broken
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        self._jobs.put(_Job(statements, read, future, loop))
+        future = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(statements, read, future))
         return await future
 
     def close(self) -> None:
@@ -193,17 +192,19 @@ class Journal:
                 continue
             if not self._broken:
                 self._commit(jobs)
-            results: list[Any] = []
-            for job in jobs:
-                try:
-                    results.append(self._broken or (job.read(self._connection) if job.read else None))
-                except sqlite3.Error as error:
-                    results.append(Fatal(f"the journal {self.path} cannot be read: {error}"))
-            waiting = [(j, r) for j, r in zip(jobs, results, strict=True) if j.future is not None]
-            for loop in {j.loop for j, _ in waiting if j.loop is not None}:
-                mine = [(j.future, r) for j, r in waiting if j.loop is loop]
+            results: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+            for _, read, future in jobs:
+                if future is not None:
+                    results.setdefault(future.get_loop(), []).append((future, self._broken or self._read(read)))
+            for loop, resolved in results.items():
                 with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                    loop.call_soon_threadsafe(_resolve, mine)
+                    loop.call_soon_threadsafe(_resolve, resolved)
+
+    def _read(self, read: Callable[[sqlite3.Connection], Any] | None) -> Any:
+        try:
+            return read(self._connection) if read else None
+        except sqlite3.Error as error:
+            return Fatal(f"the journal {self.path} cannot be read: {error}")
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
         patience = time.monotonic() + PATIENCE
@@ -229,9 +230,9 @@ class Journal:
                 time.sleep(1.0)  # its own thread; whoever needs the commit awaits it
 
 
-def _resolve(results: Sequence[tuple[asyncio.Future[Any] | None, Any]]) -> None:
+def _resolve(results: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
     for future, result in results:
-        if future is not None and not future.done():
+        if not future.done():
             if isinstance(result, BaseException):
                 future.set_exception(result)
             else:
@@ -287,5 +288,5 @@ def differences(directory: Path, settings: dict[str, str]) -> list[str]:
 
 
 def digest_of(completion: Completion) -> bytes:
-    """sha-256 of an answer as it is kept: as it came, a zero byte, its text."""
-    return hashlib.sha256(completion.raw + b"\0" + completion.text.encode()).digest()
+    """The first half of the sha-256 of an answer as it is kept: as it came, a zero byte, its text."""
+    return hashlib.sha256(completion.raw + b"\0" + completion.text.encode()).digest()[:16]

@@ -96,7 +96,7 @@ class Reading:
             """SELECT count(*) FROM messages WHERE kind = 'UserSaid' AND conversation IN
                (SELECT id FROM conversations WHERE status = 'running')"""
         )[0][0]
-        calls = self._rows("SELECT coalesce(max(rowid), 0) FROM calls")[0][0]
+        calls = self._rows("SELECT coalesce(max(number), 0) FROM calls")[0][0]
         now = self.finished if self.finished is not None else time.time() - self.origin
         then, calls_then, turns_then = self._pace if self.finished is None else (0.0, 0, 0)
         over = max(now - then, 1e-9)

@@ -24,14 +24,13 @@ _START = """INSERT INTO conversations (id, persona_id, profile, personality, sta
             profile = excluded.profile, personality = excluded.personality"""
 _END = """UPDATE conversations SET status = ?, reason = ?, turns = ?, calls = ?, prompt_tokens = ?,
           completion_tokens = ?, finished_at = ? WHERE id = ?"""
-_MESSAGE = "INSERT INTO messages (conversation, sequence, path, kind, label, sender, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
-_CALL = """INSERT OR IGNORE INTO calls (conversation, key, path, agent, kind, label, nth, endpoint, model, response,
-           digest, text, finish_reason, prompt_tokens, completion_tokens, cached_tokens)
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_SENT = (
-    "INSERT OR REPLACE INTO attempts (key, n, state, endpoint, queued_at, started_at) VALUES (?, ?, 'sent', ?, ?, ?)"
-)
-_DONE = "UPDATE attempts SET state = ?, reason = ?, finished_at = ? WHERE key = ? AND n = ?"
+_MESSAGE = "INSERT INTO messages (conversation, path, kind, label, sender, body) VALUES (?, ?, ?, ?, ?, ?)"
+_CALL = """INSERT INTO calls (conversation, key, path, agent, kind, label, nth, endpoint, model, finish_reason,
+           prompt_tokens, completion_tokens, cached_tokens, started_at, finished_at, digest, response, text)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_SENT = """INSERT INTO attempts (id, key, n, state, endpoint, queued_at, started_at)
+           VALUES (?, ?, ?, 'sent', ?, ?, ?)"""
+_DONE = "UPDATE attempts SET state = ?, reason = ?, started_at = ?, finished_at = ? WHERE id = ?"
 _RECALL = """SELECT key, response, digest, text, finish_reason, prompt_tokens, completion_tokens, cached_tokens
              FROM calls WHERE conversation = ?"""
 
@@ -45,13 +44,14 @@ class Recorder:
     """Answers whose digest did not match; they are asked again."""
     _memo: dict[str, dict[bytes, Completion]] = field(default_factory=dict)
     _attempts: dict[bytes, int] = field(default_factory=dict)
-    _sequence: dict[str, int] = field(default_factory=dict)
+    _number: int = 0
 
     async def prepare(self) -> set[str]:
         """Take stock of what an earlier process left. Returns the ids of the completed conversations."""
         if self.journal.fresh:
             return set()
         await self.journal.commit(("UPDATE attempts SET state = 'uncertain' WHERE state = 'sent'", ()))
+        self._number = (await self.journal.query("SELECT coalesce(max(id), 0) FROM attempts"))[0][0]
         self._attempts = dict(
             await self.journal.query("SELECT key, max(n) FROM attempts WHERE state <> 'answered' GROUP BY key")
         )
@@ -81,7 +81,6 @@ class Recorder:
     def finish(self, conversation: Conversation) -> None:
         """A conversation is over; nothing of it is kept in memory."""
         self._memo.pop(conversation.id, None)
-        self._sequence.pop(conversation.id, None)
 
     async def record(self, model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
         """Answer ``call`` from the journal, or ask ``model`` and commit what it says before anybody sees it."""
@@ -91,7 +90,7 @@ class Recorder:
         log = _Attempts(self, key)
         call.log = log
         completion = await model.chat(call)
-        await self.journal.commit(*log.answered(), _call_row(call, key, slot, log.endpoint, model.name, completion))
+        await self.journal.commit(*log.answered(), _call_row(key, slot, model.name, completion, log))
         return completion, False
 
     def observe(self, message: Message, sender: str) -> None:
@@ -114,10 +113,8 @@ class Recorder:
                 tokens = (message.prompt_tokens, message.completion_tokens)
                 return _END, (status, reason or None, turns, calls, *tokens, now, conversation)
             case _:
-                sequence = self._sequence[conversation] = self._sequence.get(conversation, 0) + 1
                 path, body = orjson.dumps(message.path), orjson.dumps(message.body(), default=str)
-                kind = type(message).__name__
-                return _MESSAGE, (conversation, sequence, path, kind, message.label, sender, body)
+                return _MESSAGE, (conversation, path, type(message).__name__, message.label, sender, body)
 
 
 @dataclass(slots=True)
@@ -127,25 +124,30 @@ class _Attempts:
     recorder: Recorder
     key: bytes
     endpoint: str = ""
-    n: int = 0
+    id: int = 0
+    started: float | None = None
+    finished: float | None = None
 
     async def sent(self, endpoint: str, queued: float) -> None:
+        recorder, now = self.recorder, self.recorder.journal.now()
         self.endpoint = endpoint
-        self.n = self.recorder._attempts[self.key] = self.recorder._attempts.get(self.key, 0) + 1
-        now = self.recorder.journal.now()
-        await self.recorder.journal.commit((_SENT, (self.key, self.n, endpoint, now - queued, now)))
+        self.id = recorder._number = recorder._number + 1
+        n = recorder._attempts[self.key] = recorder._attempts.get(self.key, 0) + 1
+        await recorder.journal.commit((_SENT, (self.id, self.key, n, endpoint, now - queued, now)))
+        self.started = recorder.journal.now()  # the wait for the disk is no model's time
 
     def failed(self, reason: str, *, uncertain: bool) -> None:
         state = "uncertain" if uncertain else "failed"
-        self.recorder.journal.post((_DONE, (state, reason, self.recorder.journal.now(), self.key, self.n)))
+        self.recorder.journal.post((_DONE, (state, reason, self.started, self.recorder.journal.now(), self.id)))
 
     def answered(self) -> Iterable[Statement]:
-        if self.n:
+        if self.id:
+            self.finished = self.recorder.journal.now()
             self.recorder._attempts.pop(self.key, None)
-            yield _DONE, ("answered", None, self.recorder.journal.now(), self.key, self.n)
+            yield _DONE, ("answered", None, self.started, self.finished, self.id)
 
 
-def _call_row(call: Call, key: bytes, slot: Slot, endpoint: str, model: str, completion: Completion) -> Statement:
+def _call_row(key: bytes, slot: Slot, model: str, completion: Completion, log: _Attempts) -> Statement:
     kind, path, label = slot.heard
     return _CALL, (
         slot.conversation,
@@ -155,13 +157,15 @@ def _call_row(call: Call, key: bytes, slot: Slot, endpoint: str, model: str, com
         kind,
         label,
         slot.nth,
-        endpoint,
+        log.endpoint,
         model,
-        completion.raw or None,
-        digest_of(completion),
-        completion.text.encode(),
         completion.finish_reason,
         completion.prompt_tokens,
         completion.completion_tokens,
         completion.cached_tokens,
+        log.started,
+        log.finished,
+        digest_of(completion),
+        completion.raw or None,
+        completion.text.encode(),
     )

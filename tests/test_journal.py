@@ -87,7 +87,7 @@ def test_a_newer_format_and_a_file_that_is_no_journal_are_refused(tmp_path: Path
     with sqlite3.connect(tmp_path / "new" / "journal.sqlite") as connection:
         connection.execute("UPDATE run SET format = 99")
     connection.close()
-    with pytest.raises(ConfigError, match="has format 99, and this version writes 1"):
+    with pytest.raises(ConfigError, match="has format 99, and this version writes 2"):
         Journal(tmp_path / "new")
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk" / "journal.sqlite").write_bytes(b"not a database at all" * 100)
