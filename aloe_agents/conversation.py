@@ -53,6 +53,8 @@ class Conversation:
     completion_tokens: int = 0
     chains: dict[Path, int] = field(default_factory=dict)
     """Memo of the longest chain of calls from a node on (``wiring``)."""
+    _histories: dict[Path, tuple[Exchange, ...]] = field(default_factory=dict)
+    """What was said does not change, so a node's history is put together once for all who see it."""
     _movable: int = 0
     _waiting: dict[Address, list[tuple[asyncio.Future[None], Delivery]]] = field(default_factory=dict)
 
@@ -109,13 +111,15 @@ class Conversation:
 
     def history(self, path: Path) -> tuple[Exchange, ...]:
         """The exchanges on the way to the node ``path``, oldest first."""
-        exchanges = []
-        for depth, label in enumerate(path):
-            user = self.said["UserSaid", path[:depth], ""]
-            answer = self.said["Answered", path[:depth], label]
+        if not path:
+            return ()
+        if (known := self._histories.get(path)) is None:
+            *before, label = path
+            node = tuple(before)
+            user, answer = self.said["UserSaid", node, ""], self.said["Answered", node, label]
             assert isinstance(user, UserSaid) and isinstance(answer, Answered)
-            exchanges.append(Exchange(user.text, answer.text, label))
-        return tuple(exchanges)
+            known = self._histories[path] = (*self.history(node), Exchange(user.text, answer.text, label))
+        return known
 
     def _unpark(self, delivery: Delivery) -> None:
         delivery.needs -= 1

@@ -176,7 +176,9 @@ class Endpoint:
         return estimate
 
     async def _send(self, call: Call, tries: _Tries) -> Completion:
-        replica = self._replicas[(_home(call.conversation) + tries.moves) % len(self._replicas)]
+        replica = self._replicas[0]
+        if len(self._replicas) > 1:
+            replica = self._replicas[(_home(call.conversation) + tries.moves) % len(self._replicas)]
         try:
             async with asyncio.timeout(self.limits.timeout):
                 return await replica.chat(call)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import hashlib
 import logging
 import os
@@ -65,6 +66,27 @@ _CLAIM = """INSERT INTO run (format, seed, turns, requested, configuration, sett
 log = logging.getLogger(__name__)
 
 Statement = tuple[str, Sequence[Any]]
+"""SQL and its parameters; or the name of one of the tables below and a row of it."""
+
+_ROWS = {
+    "messages": "(conversation, path, kind, label, sender, body)",
+    "calls": "(conversation, key, path, agent, kind, label, nth, endpoint, model, finish_reason, prompt_tokens, "
+    "completion_tokens, cached_tokens, started_at, finished_at, digest, response, text)",
+    "attempts": "(id, key, n, state, reason, endpoint, queued_at, started_at, finished_at)",
+}
+_AGAIN = {
+    "attempts": " ON CONFLICT (id) DO UPDATE SET state = excluded.state, reason = excluded.reason, "
+    "started_at = excluded.started_at, finished_at = excluded.finished_at"
+}
+_AT_ONCE = 32
+"""Rows an INSERT: every step of a statement hands the interpreter's lock over and back, so few steps are cheap."""
+
+
+@functools.cache
+def _insert(table: str, rows: int) -> str:
+    columns = _ROWS[table]
+    row = "(" + ", ".join("?" * (columns.count(",") + 1)) + ")"
+    return f"INSERT INTO {table} {columns} VALUES {', '.join([row] * rows)}{_AGAIN.get(table, '')}"
 
 
 class _Job(NamedTuple):
@@ -211,9 +233,7 @@ class Journal:
         while True:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
-                for job in jobs:
-                    for sql, parameters in job.statements:
-                        self._connection.execute(sql, parameters)
+                self._execute([statement for job in jobs for statement in job.statements])
                 self._connection.execute("COMMIT")
                 return
             except Exception as error:  # noqa: BLE001 this thread must not die: others wait for its word
@@ -228,6 +248,23 @@ class Journal:
                     return
                 log.warning("the journal cannot be written (%s); nothing is asked until it can", error)
                 time.sleep(1.0)  # its own thread; whoever needs the commit awaits it
+
+    def _execute(self, statements: Sequence[Statement]) -> None:
+        """Other statements in their order, then rows, table by table: they concern what was there before."""
+        rows: dict[str, list[Sequence[Any]]] = {table: [] for table in _ROWS}
+        for sql, parameters in statements:
+            if (waiting := rows.get(sql)) is not None:
+                waiting.append(parameters)
+            else:
+                self._connection.execute(sql, parameters)
+        for table, waiting in rows.items():
+            start, size = 0, _AT_ONCE
+            while left := len(waiting) - start:
+                while size > left:  # few different sizes, so that their statements stay prepared
+                    size //= 2
+                values = [value for row in waiting[start : start + size] for value in row]
+                self._connection.execute(_insert(table, size), values)
+                start += size
 
 
 def _resolve(results: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:

@@ -12,6 +12,7 @@ it is journaled, shown and put into the tree like the built-in ones.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -49,10 +50,12 @@ class Message:
 
     def body(self) -> dict[str, Any]:
         """The kind's own fields, without the address."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ADDRESS_FIELDS}
+        return {name: getattr(self, name) for name in _own_fields(type(self))}  # type: ignore[arg-type]  # classes are hashable
 
 
-_ADDRESS_FIELDS = frozenset({"conversation", "path", "label"})
+@functools.cache
+def _own_fields(kind: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind) if f.name not in ("conversation", "path", "label"))
 
 
 @dataclass(frozen=True, kw_only=True)

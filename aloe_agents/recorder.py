@@ -24,13 +24,6 @@ _START = """INSERT INTO conversations (id, persona_id, profile, personality, sta
             profile = excluded.profile, personality = excluded.personality"""
 _END = """UPDATE conversations SET status = ?, reason = ?, turns = ?, calls = ?, prompt_tokens = ?,
           completion_tokens = ?, finished_at = ? WHERE id = ?"""
-_MESSAGE = "INSERT INTO messages (conversation, path, kind, label, sender, body) VALUES (?, ?, ?, ?, ?, ?)"
-_CALL = """INSERT INTO calls (conversation, key, path, agent, kind, label, nth, endpoint, model, finish_reason,
-           prompt_tokens, completion_tokens, cached_tokens, started_at, finished_at, digest, response, text)
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_SENT = """INSERT INTO attempts (id, key, n, state, endpoint, queued_at, started_at)
-           VALUES (?, ?, ?, 'sent', ?, ?, ?)"""
-_DONE = "UPDATE attempts SET state = ?, reason = ?, started_at = ?, finished_at = ? WHERE id = ?"
 _RECALL = """SELECT key, response, digest, text, finish_reason, prompt_tokens, completion_tokens, cached_tokens
              FROM calls WHERE conversation = ?"""
 
@@ -114,7 +107,7 @@ class Recorder:
                 return _END, (status, reason or None, turns, calls, *tokens, now, conversation)
             case _:
                 path, body = orjson.dumps(message.path), orjson.dumps(message.body(), default=str)
-                return _MESSAGE, (conversation, path, type(message).__name__, message.label, sender, body)
+                return "messages", (conversation, path, type(message).__name__, message.label, sender, body)
 
 
 @dataclass(slots=True)
@@ -125,31 +118,38 @@ class _Attempts:
     key: bytes
     endpoint: str = ""
     id: int = 0
+    n: int = 0
+    queued: float = 0.0
     started: float | None = None
     finished: float | None = None
 
     async def sent(self, endpoint: str, queued: float) -> None:
-        recorder, now = self.recorder, self.recorder.journal.now()
-        self.endpoint = endpoint
+        recorder, journal = self.recorder, self.recorder.journal
+        self.endpoint, self.started, self.finished = endpoint, journal.now(), None
+        self.queued = self.started - queued
         self.id = recorder._number = recorder._number + 1
-        n = recorder._attempts[self.key] = recorder._attempts.get(self.key, 0) + 1
-        await recorder.journal.commit((_SENT, (self.id, self.key, n, endpoint, now - queued, now)))
-        self.started = recorder.journal.now()  # the wait for the disk is no model's time
+        self.n = recorder._attempts[self.key] = recorder._attempts.get(self.key, 0) + 1
+        await journal.commit(self._row("sent"))
+        self.started = journal.now()  # the wait for the disk is no model's time
 
     def failed(self, reason: str, *, uncertain: bool) -> None:
-        state = "uncertain" if uncertain else "failed"
-        self.recorder.journal.post((_DONE, (state, reason, self.started, self.recorder.journal.now(), self.id)))
+        self.finished = self.recorder.journal.now()
+        self.recorder.journal.post(self._row("uncertain" if uncertain else "failed", reason))
 
     def answered(self) -> Iterable[Statement]:
         if self.id:
             self.finished = self.recorder.journal.now()
             self.recorder._attempts.pop(self.key, None)
-            yield _DONE, ("answered", None, self.started, self.finished, self.id)
+            yield self._row("answered")
+
+    def _row(self, state: str, reason: str | None = None) -> Statement:
+        times = (self.queued, self.started, self.finished)
+        return "attempts", (self.id, self.key, self.n, state, reason, self.endpoint, *times)
 
 
 def _call_row(key: bytes, slot: Slot, model: str, completion: Completion, log: _Attempts) -> Statement:
     kind, path, label = slot.heard
-    return _CALL, (
+    return "calls", (
         slot.conversation,
         key,
         orjson.dumps(path),
