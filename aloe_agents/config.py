@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import tomli_w
@@ -23,6 +23,7 @@ from aloe_agents.text import one_line
 
 SCRIPTED = "scripted"
 """The endpoint that is always there: the built-in scripted model, in process."""
+AUTO: Final = "auto"
 BUILT_IN_ROLES = ("role_player", "induction", "preferred", "rejected", "judge")
 NEEDED_ROLES = BUILT_IN_ROLES[:4]
 
@@ -45,8 +46,8 @@ class RunTable(_Table):
     """Of a full expansion: how many turns branch."""
     width: Positive = 2
     """Of a beam."""
-    live: Positive = 256
-    """Conversations at once, counted by their open leaves."""
+    live: Positive | Literal["auto"] = AUTO
+    """Conversations at once, counted by their open leaves; by itself four times what the endpoints take."""
 
 
 class PriceTable(_Table):
@@ -64,12 +65,15 @@ class EndpointTable(_Table):
     model: str = ""
     api_key_env: str | None = None
     """The environment variable with the key; "" for a server that wants none."""
-    capacity: Positive = 64
+    capacity: Positive | Literal["auto"] = AUTO
+    """Calls in flight; found out where it is not given."""
     requests_per_minute: PositiveNumber | None = None
     tokens_per_minute: PositiveNumber | None = None
     timeout: PositiveNumber = 120.0
     deadline: PositiveNumber = 600.0
     attempts: Positive = 6
+    patience: PositiveNumber = 900.0
+    """Seconds for which it may answer nobody before the run ends."""
     price: PriceTable = PriceTable()
     sampling: dict[str, Any] = {}
 
@@ -233,6 +237,10 @@ def _explain(error: ValidationError) -> str:
     wanted = "input should be a table" if problem["type"] in ("model_type", "dict_type") else problem["msg"].lower()
     if location[2:3] == ["base_url"]:  # of its two types pydantic speaks of one
         location, wanted = location[:3], "input should be a URL or a list of URLs"
+    elif location[-2:-1] in (["live"], ["capacity"]):
+        *location, kind = location
+        if kind != "constrained-int" or type(problem["input"]) is not int:
+            wanted = 'input should be a whole number or "auto"'
     return f"{'.'.join(location)}: {wanted}, not {one_line(repr(problem['input']), 60)}"
 
 

@@ -27,6 +27,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from aloe_agents.efficiency import Efficiency
 from aloe_agents.progress import Dialogue, EndpointLine, Node, Snapshot
 from aloe_agents.text import inert, one_line
 
@@ -160,12 +161,15 @@ def _head(now: Snapshot, width: int) -> list[RenderableType]:
 def _endpoint(line: EndpointLine, width: int) -> Text:
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append(f"{one_line(line.name, 16):<10} ", "bold blue").append(one_line(line.model, width // 4))
-    text.append(f"  {line.in_flight}/{line.capacity} in flight, {line.waiting} wait  {line.calls} calls")
+    most = "" if line.capacity is None else f"/{line.capacity}"
+    text.append(f"  {line.in_flight}{most} in flight, {line.waiting} wait  {line.calls} calls")
     if line.retries:
         text.append(f"  {line.retries} again", "yellow")
     if line.cost:
         text.append(f"  cost {line.cost:.2f}")
-    if line.paused > 0:
+    if line.trouble:
+        text.append(f"  answers nobody ({one_line(line.trouble, 80)}), tried again in {line.paused:.0f} s", "bold red")
+    elif line.paused > 0:
         text.append(f"  paused {line.paused:.0f} s", "bold yellow")
     return text
 
@@ -241,7 +245,9 @@ def _time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def summary(accounting: dict[str, Any], directory: Path, trees: int, damaged: int = 0) -> Group:
+def summary(
+    accounting: dict[str, Any], efficiency: Efficiency | None, directory: Path, trees: int, damaged: int = 0
+) -> Group:
     """A run's accounting, in a few lines."""
     failed = sum(accounting["failed"].values())
     first = Text()
@@ -253,6 +259,13 @@ def summary(accounting: dict[str, Any], directory: Path, trees: int, damaged: in
     for reason, count in accounting["failed"].items():
         lines.append(Text(f"  failed: {count} {reason}", "red"))
     tokens = f"{_count(accounting['prompt_tokens'])} + {_count(accounting['completion_tokens'])} tokens"
+    if accounting["cached_tokens"]:
+        by_role = (
+            f"{name} {role['cached_tokens'] / role['prompt_tokens']:.0%}"
+            for name, role in accounting["roles"].items()
+            if role["prompt_tokens"]
+        )
+        tokens += f", of the first {_count(accounting['cached_tokens'])} from the server's cache ({', '.join(by_role)})"
     cost = f", cost {accounting['cost']:.2f}" if accounting["cost"] else ""
     lines.append(Text(f"{accounting['calls']} calls in the journal, {tokens}{cost}"))
     if accounting["retries"]:
@@ -261,5 +274,7 @@ def summary(accounting: dict[str, Any], directory: Path, trees: int, damaged: in
         lines.append(Text(f"{accounting['uncertain']} attempts were cut off: the server may have charged for them"))
     if damaged:
         lines.append(Text(f"{damaged} answers in the journal were damaged and have been asked for again"))
+    if efficiency is not None and efficiency.bound > 0:
+        lines.append(Text(inert(f"{efficiency}")))
     lines.append(Text(f"{trees} trees in {inert(str(directory / 'trees.jsonl'))}"))
     return Group(*lines)

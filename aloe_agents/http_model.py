@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -19,22 +20,22 @@ from aloe_agents.model import Call, Completion
 from aloe_agents.text import one_line
 
 LARGEST_BODY = 16 * 2**20
+_WAITING = re.compile(rb"^vllm:num_requests_waiting(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
 class HttpModel:
     """``model`` at ``base_url`` (which ends in ``/v1`` as a rule).
 
-    ``key`` is sent as a bearer token; ``key_from`` says in error messages where it came from. ``connections`` are
-    kept open, as many as may be in flight.
+    ``key`` is sent as a bearer token; ``key_from`` says in error messages where it came from. As many connections are
+    kept open as there were calls in flight: whoever calls limits those, a pool of its own could only disagree.
     """
 
-    def __init__(self, base_url: str, model: str, *, key: str = "", key_from: str = "", connections: int = 64) -> None:
+    def __init__(self, base_url: str, model: str, *, key: str = "", key_from: str = "") -> None:
         self.base_url = base_url.rstrip("/")
         self.name = model
         self._url = f"{self.base_url}/chat/completions"
         self._key = key
         self._server = Server(place_of(base_url), model, key, key_from)
-        self._connections = connections
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -67,13 +68,29 @@ class HttpModel:
             text = f"{self._server.place} dropped the connection: {one_line(str(error) or type(error).__name__)}"
             raise Transient(FailureReason.UNREACHABLE, text, uncertain=True) from None
 
+    async def waiting(self) -> int | None:
+        """How many requests wait in the engine, as vLLM's ``/metrics`` counts them; None where nobody says so.
+
+        Servers that want a key are not asked: they are no engines of one's own.
+        """
+        if self._key:
+            return None
+        url = self.base_url.removesuffix("/v1") + "/metrics"
+        try:
+            timeout = aiohttp.ClientTimeout(total=5)
+            async with self._connected().get(url, allow_redirects=False, timeout=timeout) as response:
+                counts = _WAITING.findall(await self._read(response)) if response.status == 200 else []
+        except (aiohttp.ClientError, TimeoutError, CallFailed):
+            return None
+        return int(sum(map(float, counts))) if counts else None
+
     def _connected(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop:
             self._loop = loop
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=30, ttl_dns_cache=300),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),  # the attempt's deadline is the endpoint's
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=300),
+                timeout=aiohttp.ClientTimeout(total=None),  # the attempt's deadline is the endpoint's
                 trust_env=not is_loopback(self.base_url),
                 auto_decompress=True,
             )

@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import queue
@@ -127,12 +128,15 @@ class Journal:
                     self.fresh = True
                     self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
                 self.run = self._connection.execute("SELECT * FROM run").fetchone()
+                attempts: int = self._connection.execute("SELECT coalesce(max(id), 0) FROM attempts").fetchone()[0]
+                self._numbers = itertools.count(attempts + 1)
             except (OSError, sqlite3.Error) as error:
                 raise ConfigError(f"the journal {self.path} cannot be used: {error}") from None
             if self.run and self.run[0] != FORMAT:
                 raise ConfigError(f"{self.path} has format {self.run[0]}, and this version writes {FORMAT}")
             undo.pop_all()
         self.origin: float = self.run[6] if self.run else time.time()
+        self._settings: dict[str, str] = {}
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._broken: Fatal | None = None
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -150,6 +154,7 @@ class Journal:
         """Say what this run is. A journal that held a run of other settings keeps its answers, but every
         conversation of it is held again. :func:`differences` tells beforehand whether that would happen.
         """
+        self._settings = settings
         digest = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
         described = orjson.dumps({"settings": settings, "endpoints": endpoints})
         row = (FORMAT, seed, turns, requested, digest, described, self.origin, self.now())
@@ -159,9 +164,14 @@ class Journal:
             statements.append(("UPDATE conversations SET status = 'pending', reason = NULL", ()))
         await self.commit(*statements)
 
-    async def finish(self) -> None:
-        """Say that the run came to its end, whatever became of its conversations."""
-        await self.commit(("UPDATE run SET finished = ?", (self.now(),)))
+    async def finish(self, endpoints: dict[str, Any]) -> None:
+        """Say that the run came to its end, whatever became of its conversations, and how its endpoints were used."""
+        described = orjson.dumps({"settings": self._settings, "endpoints": endpoints})
+        await self.commit(("UPDATE run SET finished = ?, settings = ?", (self.now(), described)))
+
+    def number(self) -> int:
+        """The number of the next attempt: one more than any that this journal holds."""
+        return next(self._numbers)
 
     def now(self) -> float:
         """Seconds since the run's origin."""

@@ -1,6 +1,6 @@
-"""What an endpoint may do at once, and when: slots by priority, a pace, a pause.
+"""What an endpoint may do at once, and when: slots by priority, a pace, a pause, a breaker.
 
-Three independent parts that know nothing of models. Waiting here is never counted as a model's time.
+Independent parts that know nothing of models. Waiting here is never counted as a model's time.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from aloe_agents.errors import Stopping
 
 
 class Slots:
-    """``capacity`` places; those who wait are served by priority, then first come.
+    """``capacity`` places, which may change; those who wait are served by priority, then first come.
 
-    Invariant: taken + free = capacity, whatever is cancelled or halted, at any moment.
+    Invariant: a place that was taken is given back or handed on, whatever is cancelled or halted, at any moment.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.taken = 0
+        self.peak = 0
+        """The most that were ever taken."""
         self._order = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
 
@@ -32,7 +34,7 @@ class Slots:
     async def take(self, priority: int) -> None:
         """Wait for a place; the highest ``priority`` first. Raises Stopping when halted while waiting."""
         if self.taken < self.capacity:
-            self.taken += 1
+            self._occupy()
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._order += 1
@@ -46,12 +48,13 @@ class Slots:
 
     def give(self) -> None:
         """Give a place back: to the first in line, if any."""
-        while self._waiting:
-            _, _, future = heapq.heappop(self._waiting)
-            if not future.done():
-                future.set_result(None)
-                return
         self.taken -= 1
+        self._hand_out()
+
+    def resize(self, capacity: int) -> None:
+        """Have so many places from now on. Where more are taken, none is handed out until enough are back."""
+        self.capacity = capacity
+        self._hand_out()
 
     def halt(self) -> None:
         """Let all who wait raise Stopping."""
@@ -59,6 +62,17 @@ class Slots:
         for _, _, future in waiting:
             if not future.done():
                 future.set_exception(Stopping("the run is stopping"))
+
+    def _hand_out(self) -> None:
+        while self._waiting and self.taken < self.capacity:
+            _, _, future = heapq.heappop(self._waiting)
+            if not future.done():
+                future.set_result(None)
+                self._occupy()
+
+    def _occupy(self) -> None:
+        self.taken += 1
+        self.peak = max(self.peak, self.taken)
 
 
 class Pace:
@@ -86,20 +100,26 @@ class Pause:
 
     def __init__(self) -> None:
         self.until = 0.0
+        self._halted = False
         self._sleepers: deque[asyncio.Future[None]] = deque()
 
     def extend(self, until: float) -> None:
         """Nobody goes on before ``until`` (loop time)."""
         self.until = max(self.until, until)
 
-    async def over(self) -> None:
-        """Wait for the end of the pause, however often it is extended."""
+    async def over(self) -> bool:
+        """Wait for the end of the pause, however often it is extended. Says whether there was one."""
         loop = asyncio.get_running_loop()
+        waited = False
         while (left := self.until - loop.time()) > 0:
+            waited = True
             await self.sleep(left)
+        return waited
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep. Raises Stopping when halted meanwhile."""
+        """Sleep. Raises Stopping when halted, before or meanwhile."""
+        if self._halted:
+            raise Stopping("the run is stopping")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         handle = loop.call_later(seconds, _wake, future)
@@ -111,10 +131,89 @@ class Pause:
             self._sleepers.remove(future)
 
     def halt(self) -> None:
-        """Let all who sleep raise Stopping."""
+        """Let all who sleep, or would, raise Stopping."""
+        self._halted = True
         for future in tuple(self._sleepers):
             if not future.done():
                 future.set_exception(Stopping("the run is stopping"))
+
+
+class Breaker:
+    """Open while a server answers nobody: then one call at a time goes through, to try, and the others wait.
+
+    It opens at the third failure in a row where nothing was sent (refused, 503), or where three different callers
+    failed otherwise: one caller alone may have asked what breaks the server.
+    """
+
+    FAILURES = 3
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        """When the first of the failures came, loop time; None while the server answers."""
+        self.open = False
+        self.why = ""
+        self.closed_after = 0.0
+        """Seconds for which it was open, over all times."""
+        self._refusals = 0
+        self._callers: set[str] = set()
+        self._wait = 1.0
+        self._trying = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def failed(self, caller: str, why: str, now: float, *, refused: bool) -> float:
+        """A call failed. Returns how many seconds to leave the server alone, 0.0 while it is closed."""
+        self.since = now if self.since is None else self.since
+        self.why = why
+        self._refusals += refused
+        self._callers.add(caller)
+        if not self.open:
+            self.open = max(self._refusals, len(self._callers)) >= self.FAILURES
+            return self._wait if self.open else 0.0
+        if not self._trying:  # sent before it opened
+            return 0.0
+        self._wait = min(30.0, 2 * self._wait)
+        return self._wait
+
+    def succeeded(self, now: float) -> bool:
+        """A call was answered. Says whether that closed the breaker."""
+        if self.since is None:
+            return False
+        was_open = self.open
+        if was_open:
+            self.closed_after += now - self.since
+        self.since, self.open, self._refusals, self._wait = None, False, 0, 1.0
+        self._callers.clear()
+        self._wake_all()
+        return was_open
+
+    async def admit(self, pause: Pause) -> bool:
+        """Wait until the server may be asked. True: this call is the one that tries; it must :meth:`tried` after."""
+        while self.open:
+            await pause.over()
+            if not self.open:
+                break
+            if not self._trying:
+                self._trying = True
+                return True
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+        return False
+
+    def tried(self) -> None:
+        """The call that tried is over, whatever became of it."""
+        self._trying = False
+        self._wake_all()
+
+    def halt(self) -> None:
+        """Let all who wait raise Stopping."""
+        while self._waiting:
+            if not (future := self._waiting.popleft()).done():
+                future.set_exception(Stopping("the run is stopping"))
+
+    def _wake_all(self) -> None:
+        while self._waiting:
+            _wake(self._waiting.popleft())
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -68,9 +68,10 @@ class ChatModel(Protocol):
     :class:`~aloe_agents.errors.CallFailed` where it will not, and :class:`~aloe_agents.errors.Fatal` where no
     other call can succeed either.
 
-    Two attributes are optional: ``sampling``, a mapping sent with every call unless the role overrides it, and
+    Three attributes are optional: ``sampling``, a mapping sent with every call unless the role overrides it;
     ``halt()``, called when a run stops, which must make calls that wait (but not those already sent) raise
-    :class:`~aloe_agents.errors.Stopping`.
+    :class:`~aloe_agents.errors.Stopping`; and the coroutine ``waiting()``, how many requests wait inside the server
+    (None: it does not tell), by which an endpoint of unknown capacity is steered.
     """
 
     @property

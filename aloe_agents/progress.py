@@ -37,7 +37,8 @@ class EndpointLine:
 
     name: str
     model: str
-    capacity: int
+    capacity: int | None
+    """Calls that may be in flight at the moment; None: not known from there."""
     in_flight: int = 0
     waiting: int = 0
     calls: int = 0
@@ -47,6 +48,8 @@ class EndpointLine:
     cost: float = 0.0
     paused: float = 0.0
     """Seconds left of a pause."""
+    trouble: str = ""
+    """Why it answers nobody, if so."""
 
 
 @dataclass(slots=True)

@@ -9,18 +9,21 @@ import contextlib
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from aloe_agents.efficiency import Efficiency, longest_chain
 from aloe_agents.errors import ConfigError
 from aloe_agents.journal import open_readonly
 from aloe_agents.personas import Persona
 from aloe_agents.progress import SHOWN, Dialogue, EndpointLine, Snapshot
 from aloe_agents.tree import Said, Tree, build_tree
 
+_COUNTS = ("calls", "prompt_tokens", "completion_tokens", "cached_tokens")
 _TREES = """SELECT id, persona_id, profile, personality, status, calls, prompt_tokens, completion_tokens
             FROM conversations WHERE status IN ('completed', 'failed') ORDER BY id"""
 
@@ -39,9 +42,12 @@ class Reading:
             self.close()
             raise
         self.seed, self.turns, self.requested, self.origin, self.finished = row[0][:5]
-        self.endpoints: dict[str, Any] = orjson.loads(row[0][5])["endpoints"]
+        self.endpoints: dict[str, dict[str, Any]] = orjson.loads(row[0][5])["endpoints"]
         self._shown: dict[str, Dialogue] = {}
         self._pace: tuple[float, int, int] = (0.0, 0, 0)
+        self._calls_read = self._attempts_read = 0
+        self._usage: dict[tuple[str, str], list[int]] = {}
+        self._settled: Counter[tuple[str, str, str | None]] = Counter()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -64,25 +70,56 @@ class Reading:
         by_status = dict(self._rows("SELECT status, count(*) FROM conversations GROUP BY status"))
         reasons = self._rows("SELECT reason, count(*) FROM conversations WHERE status = 'failed' GROUP BY reason")
         completed, failed = by_status.get("completed", 0), dict(sorted(reasons))
-        calls, prompt, answered, cached = self._rows(
-            "SELECT count(*), total(prompt_tokens), total(completion_tokens), total(cached_tokens) FROM calls"
-        )[0]
-        retries = self._rows("SELECT reason, count(*) FROM attempts WHERE reason IS NOT NULL GROUP BY reason")
-        uncertain = self._rows("SELECT count(*) FROM attempts WHERE state = 'uncertain'")[0][0]
+        used = self._used()
+        roles: dict[str, dict[str, int]] = {}
+        for (_, agent), counts in used.items():
+            role = roles.setdefault(agent, dict.fromkeys(_COUNTS, 0))
+            for name, count in zip(_COUNTS, counts, strict=True):
+                role[name] += count
+        attempts = self._attempts()
+        retries: dict[str, int] = {}
+        for (_, _, reason), count in attempts.items():
+            if reason is not None:
+                retries[reason] = retries.get(reason, 0) + count
         return {
             "requested": self.requested,
             "completed": completed,
             "failed": failed,
             "pending": self.requested - completed - sum(failed.values()),
             "finished": self.finished is not None,
-            "calls": calls,
-            "retries": dict(sorted(retries)),
-            "uncertain": uncertain,
-            "prompt_tokens": int(prompt),
-            "completion_tokens": int(answered),
-            "cached_tokens": int(cached),
+            **{name: sum(role[name] for role in roles.values()) for name in _COUNTS},
+            "retries": dict(sorted(retries.items())),
+            "uncertain": sum(count for (_, state, _), count in attempts.items() if state == "uncertain"),
             "cost": round(sum(line.cost for line in self._endpoint_lines()), 6),
+            "roles": dict(sorted(roles.items())),
         }
+
+    def efficiency(self) -> Efficiency | None:
+        """How near this process's part of the run came to its lower bound; None where no endpoint noted times."""
+        began = self._rows("SELECT began FROM run")[0][0]
+        times = self._rows(
+            """SELECT endpoint, min(queued_at), max(finished_at), total(finished_at - started_at) FROM attempts
+               WHERE started_at >= ? AND finished_at IS NOT NULL GROUP BY endpoint""",
+            (began,),
+        )
+        used = {name: self.endpoints[name] for name, *_ in times if name in self.endpoints}
+        slots = {name: endpoint.get("slots") or endpoint["capacity"] for name, endpoint in used.items()}
+        if not times or not all(slots.get(name) for name, *_ in times):
+            return None
+        work = {name: seconds / slots[name] for name, _, _, seconds in times}
+        longest, chain = max(work.values()), 0.0
+        held = self._rows(
+            """SELECT id, finished_at - started_at FROM conversations WHERE started_at >= ? AND finished_at - started_at > ?
+               ORDER BY 2 DESC""",
+            (began, longest),
+        )
+        for conversation, seconds in held:  # no chain is longer than its conversation took: most need no look
+            if seconds <= longest:
+                break
+            chain = max(chain, self._chain(conversation))
+            longest = max(longest, chain)
+        makespan = max(last for _, _, last, _ in times) - min(first for _, first, _, _ in times)
+        return Efficiency(makespan, work, chain)
 
     def snapshot(self) -> Snapshot:
         """The run now, with the dialogues of two conversations: live ones, or else the last that ended."""
@@ -133,29 +170,69 @@ class Reading:
             raise ConfigError(f"the journal in {self.directory} cannot be read: {error}") from None
 
     def _refresh(self) -> None:
-        self.requested, self.finished = self._rows("SELECT requested, finished FROM run")[0]
+        self.requested, self.finished, described = self._rows("SELECT requested, finished, settings FROM run")[0]
+        self.endpoints = orjson.loads(described)["endpoints"]
 
     def _said(self, conversation: str) -> list[Said]:
         rows = self._rows("SELECT path, kind, label, body FROM messages WHERE conversation = ?", (conversation,))
         return [Said(tuple(orjson.loads(path)), kind, label, orjson.loads(body)) for path, kind, label, body in rows]
 
-    def _endpoint_lines(self) -> list[EndpointLine]:
-        sent = self._rows("SELECT endpoint, state, count(*) FROM attempts GROUP BY endpoint, state")
-        used = self._rows(
-            "SELECT endpoint, count(*), total(prompt_tokens), total(completion_tokens) FROM calls GROUP BY endpoint"
+    def _chain(self, conversation: str) -> float:
+        calls = self._rows(
+            "SELECT agent, kind, path, label, finished_at - started_at FROM calls WHERE conversation = ?",
+            (conversation,),
         )
+        said = self._rows("SELECT kind, path, label, sender FROM messages WHERE conversation = ?", (conversation,))
+        return longest_chain(
+            (
+                (agent, (kind, tuple(orjson.loads(path)), label), seconds or 0.0)
+                for agent, kind, path, label, seconds in calls
+            ),
+            {(kind, tuple(orjson.loads(path)), label): sender for kind, path, label, sender in said},
+        )
+
+    def _used(self) -> dict[tuple[str, str], list[int]]:
+        """Calls and tokens by endpoint and agent. Only what is new since the last time is read."""
+        newest = self._rows("SELECT coalesce(max(number), 0) FROM calls")[0][0]
+        rows = self._rows(
+            """SELECT endpoint, agent, count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens)
+               FROM calls WHERE number > ? AND number <= ? GROUP BY endpoint, agent""",
+            (self._calls_read, newest),
+        )
+        for endpoint, agent, *counts in rows:
+            known = self._usage.setdefault((endpoint, agent), [0] * len(_COUNTS))
+            known[:] = (old + new for old, new in zip(known, counts, strict=True))
+        self._calls_read = newest
+        return self._usage
+
+    def _attempts(self) -> Counter[tuple[str, str, str | None]]:
+        """Attempts by endpoint, state and reason. Those before the oldest that is under way are read once."""
+        sql = "SELECT endpoint, state, reason, count(*) FROM attempts WHERE id > ? AND id <= ? GROUP BY 1, 2, 3"
+        newest = self._rows("SELECT coalesce(max(id), 0) FROM attempts")[0][0]
+        open_from = self._rows("SELECT min(id) FROM attempts WHERE id > ? AND state = 'sent'", (self._attempts_read,))[
+            0
+        ][0]
+        settled = newest if open_from is None else open_from - 1
+        for *group, count in self._rows(sql, (self._attempts_read, settled)):
+            self._settled[tuple(group)] += count
+        self._attempts_read = settled
+        return self._settled + Counter({tuple(group): count for *group, count in self._rows(sql, (settled, newest))})
+
+    def _endpoint_lines(self) -> list[EndpointLine]:
         lines = {n: EndpointLine(n, e["model"], e["capacity"]) for n, e in self.endpoints.items()}
-        for name, state, count in sent:
+        for (name, state, _), count in self._attempts().items():
             if (line := lines.get(name)) is not None:
                 if state == "sent":
-                    line.in_flight = 0 if self.finished is not None else count
+                    line.in_flight += 0 if self.finished is not None else count
                 elif state != "answered":
                     line.retries += count
-        for name, calls, prompt, completion in used:
+        for (name, _), (calls, prompt, completion, _) in self._used().items():
             if (line := lines.get(name)) is not None:
-                line.calls, line.prompt_tokens, line.completion_tokens = calls, int(prompt), int(completion)
+                line.calls += calls
+                line.prompt_tokens += prompt
+                line.completion_tokens += completion
                 price = self.endpoints[name]["price"]
-                line.cost = (prompt * price[0] + completion * price[1]) / 1e6
+                line.cost += (prompt * price[0] + completion * price[1]) / 1e6
         return list(lines.values())
 
     def _follow(self) -> None:

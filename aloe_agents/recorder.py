@@ -21,7 +21,7 @@ from aloe_agents.model import Call, ChatModel, Completion
 
 _START = """INSERT INTO conversations (id, persona_id, profile, personality, status, started_at)
             VALUES (?, ?, ?, ?, 'running', ?) ON CONFLICT (id) DO UPDATE SET status = 'running', reason = NULL,
-            profile = excluded.profile, personality = excluded.personality"""
+            profile = excluded.profile, personality = excluded.personality, started_at = excluded.started_at"""
 _END = """UPDATE conversations SET status = ?, reason = ?, turns = ?, calls = ?, prompt_tokens = ?,
           completion_tokens = ?, finished_at = ? WHERE id = ?"""
 _RECALL = """SELECT key, response, digest, text, finish_reason, prompt_tokens, completion_tokens, cached_tokens
@@ -37,14 +37,12 @@ class Recorder:
     """Answers whose digest did not match; they are asked again."""
     _memo: dict[str, dict[bytes, Completion]] = field(default_factory=dict)
     _attempts: dict[bytes, int] = field(default_factory=dict)
-    _number: int = 0
 
     async def prepare(self) -> set[str]:
         """Take stock of what an earlier process left. Returns the ids of the completed conversations."""
         if self.journal.fresh:
             return set()
         await self.journal.commit(("UPDATE attempts SET state = 'uncertain' WHERE state = 'sent'", ()))
-        self._number = (await self.journal.query("SELECT coalesce(max(id), 0) FROM attempts"))[0][0]
         self._attempts = dict(
             await self.journal.query("SELECT key, max(n) FROM attempts WHERE state <> 'answered' GROUP BY key")
         )
@@ -127,7 +125,7 @@ class _Attempts:
         recorder, journal = self.recorder, self.recorder.journal
         self.endpoint, self.started, self.finished = endpoint, journal.now(), None
         self.queued = self.started - queued
-        self.id = recorder._number = recorder._number + 1
+        self.id = journal.number()
         self.n = recorder._attempts[self.key] = recorder._attempts.get(self.key, 0) + 1
         await journal.commit(self._row("sent"))
         self.started = journal.now()  # the wait for the disk is no model's time

@@ -12,7 +12,7 @@ from typing import Any
 
 from aloe_agents import prompts, roles
 from aloe_agents.agent import Agent
-from aloe_agents.config import SCRIPTED, Config, EndpointTable, RoleTable, api_key
+from aloe_agents.config import AUTO, SCRIPTED, Config, EndpointTable, RoleTable, api_key
 from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.errors import ConfigError
 from aloe_agents.expansion import Beam, Full, RandomPath
@@ -21,6 +21,7 @@ from aloe_agents.personas import Persona
 from aloe_agents.scripted import ScriptedModel
 from aloe_agents.wiring import Expansion, check
 
+LIKELY = 256
 _CLASSES: Mapping[str, type] = {
     "role_player": roles.RolePlayer,
     "induction": roles.Induction,
@@ -58,6 +59,15 @@ def build_endpoints(config: Config, latency: float = 0.0) -> dict[str, Endpoint]
     if SCRIPTED in used:
         endpoints[SCRIPTED] = Endpoint(SCRIPTED, [ScriptedModel(latency=latency)], Limits(capacity=1024))
     return endpoints
+
+
+def live(config: Config, endpoints: Mapping[str, Endpoint]) -> int:
+    """How many conversations are held at once: enough that the last ones leave no slot idle. Four for each slot that
+    the endpoints have or, where that is to be found out, are likely to get; 256 at least.
+    """
+    if config.run.live != AUTO:
+        return config.run.live
+    return max(256, 4 * sum(endpoint.limits.capacity or LIKELY for endpoint in endpoints.values()))
 
 
 def build_cast(config: Config, endpoints: Mapping[str, Endpoint], folder: Path | None = None) -> list[Agent]:
@@ -136,15 +146,14 @@ def _load(name: str, dotted: str, folder: Path | None) -> Any:
 
 def _endpoint(name: str, table: EndpointTable) -> Endpoint:
     key, key_from = api_key(name, table), table.api_key_env or ""
-    replicas = [
-        HttpModel(url, table.model, key=key, key_from=key_from, connections=table.capacity) for url in table.urls
-    ]
+    replicas = [HttpModel(url, table.model, key=key, key_from=key_from) for url in table.urls]
     limits = Limits(
-        capacity=table.capacity,
+        capacity=None if table.capacity == AUTO else table.capacity,
         requests_per_minute=table.requests_per_minute,
         tokens_per_minute=table.tokens_per_minute,
         timeout=table.timeout,
         deadline=table.deadline,
         attempts=table.attempts,
+        patience=table.patience,
     )
     return Endpoint(name, replicas, limits, sampling=table.sampling, price=(table.price.input, table.price.output))

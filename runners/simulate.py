@@ -115,16 +115,16 @@ async def _run(
             parts.expansion,
             turns=run.turns,
             seed=run.seed,
-            live=run.live,
+            live=build.live(config, parts.endpoints),
             recorder=recorder,
             observers=[progress.observe],
         )
-        described = {
-            name: {"model": endpoint.name, "capacity": endpoint.limits.capacity, "price": endpoint.price}
-            for name, endpoint in parts.endpoints.items()
-        }
         await journal.claim(
-            seed=run.seed, turns=run.turns, requested=len(personas), settings=settings, endpoints=described
+            seed=run.seed,
+            turns=run.turns,
+            requested=len(personas),
+            settings=settings,
+            endpoints=described(parts.endpoints),
         )
 
         def snapshot(finished: bool = False) -> Snapshot:
@@ -141,16 +141,16 @@ async def _run(
         fatal = None if task.cancelled() else task.exception()
         interrupted = fatal is None and simulation.stopped
         with contextlib.suppress(Fatal):  # a journal that is broken has said so in ``fatal``
-            await (journal.commit() if interrupted or fatal else journal.finish())
+            await (journal.commit() if interrupted or fatal else journal.finish(described(parts.endpoints)))
         count = write_trees(out)
         with contextlib.closing(Reading(out)) as reading:
-            accounting = reading.accounting()
+            accounting, efficiency = reading.accounting(), reading.efficiency()
     finally:
         journal.close()
         for endpoint in parts.endpoints.values():
             await endpoint.close()
     console.print(status_line(snapshot(finished=True)), soft_wrap=True, highlight=False)
-    console.print(summary(accounting, out, count, recorder.damaged))
+    console.print(summary(accounting, efficiency, out, count, recorder.damaged))
     if interrupted or isinstance(fatal, Fatal):
         console.print(f"Resume with:  {resume_line()}", soft_wrap=True, highlight=False, markup=False)
     if fatal:
@@ -160,6 +160,19 @@ async def _run(
     return 1 if accounting["failed"] else 0
 
 
+def described(endpoints: Mapping[str, Endpoint]) -> dict[str, dict[str, Any]]:
+    """The endpoints as the journal keeps them; ``slots`` are as many as there were."""
+    return {
+        name: {
+            "model": endpoint.name,
+            "capacity": endpoint.limits.capacity,
+            "slots": endpoint.limits.capacity or endpoint.slots.peak,
+            "price": endpoint.price,
+        }
+        for name, endpoint in endpoints.items()
+    }
+
+
 def endpoint_lines(endpoints: Mapping[str, Endpoint]) -> list[EndpointLine]:
     """The endpoints as they are now. Needs the running loop's clock."""
     now = asyncio.get_running_loop().time()
@@ -167,7 +180,7 @@ def endpoint_lines(endpoints: Mapping[str, Endpoint]) -> list[EndpointLine]:
         EndpointLine(
             name,
             e.name,
-            e.limits.capacity,
+            e.slots.capacity,
             in_flight=e.slots.taken,
             waiting=e.slots.waiting,
             calls=e.tally.calls,
@@ -176,6 +189,7 @@ def endpoint_lines(endpoints: Mapping[str, Endpoint]) -> list[EndpointLine]:
             completion_tokens=e.tally.completion_tokens,
             cost=e.tally.cost,
             paused=max(0.0, e.pause.until - now),
+            trouble=e.breaker.why if e.breaker.open else "",
         )
         for name, e in endpoints.items()
     ]

@@ -36,7 +36,8 @@ def command(directory: Path, once: bool, plain: bool) -> None:
         else:
             console.print(status_line(now), soft_wrap=True, highlight=False)
         accounting = reading.accounting()
-        console.print(summary(accounting, directory, accounting["completed"] + sum(accounting["failed"].values())))
+        count = accounting["completed"] + sum(accounting["failed"].values())
+        console.print(summary(accounting, reading.efficiency(), directory, count))
 
 
 async def _follow(reading: Reading, console: Terminal) -> None:

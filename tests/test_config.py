@@ -78,7 +78,7 @@ def refusal(tmp_path: Path, text: str, overrides: dict[str, Any] | None = None) 
 def test_every_key_has_a_default() -> None:
     config = load_config()
     run = config.run
-    assert (run.seed, run.turns, run.expansion, run.live) == (0, 10, "random-path", 256)
+    assert (run.seed, run.turns, run.expansion, run.live) == (0, 10, "random-path", "auto")
     assert {name: role.endpoint for name, role in config.roles.items()} == dict.fromkeys(NEEDED_ROLES, SCRIPTED)
     assert config.endpoints == {}
 

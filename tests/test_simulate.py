@@ -78,7 +78,7 @@ async def test_http_and_in_process_give_the_same_trees() -> None:
     personas = authors_personas(60)
     here = await trees_of(Endpoint("here", [ScriptedModel()]), personas)
     async with serve(make_app()) as url:
-        endpoint = Endpoint("there", [HttpModel(url, "scripted", connections=32)], Limits(capacity=32))
+        endpoint = Endpoint("there", [HttpModel(url, "scripted")], Limits(capacity=32))
         there = await trees_of(endpoint, personas)
         await endpoint.close()
     assert [tree.to_json() for tree in there] == [tree.to_json() for tree in here]

@@ -114,10 +114,10 @@ async def bare(url: str) -> None:
         await _hold(ask)
 
 
-def configured(url: str, capacity: int, live: int, turns: int = TURNS) -> Config:
+def configured(url: str, capacity: int) -> Config:
     """The paper's four roles at one endpoint."""
     return Config(
-        run=RunTable(seed=1, turns=turns, live=live),
+        run=RunTable(seed=1, turns=TURNS),
         endpoints={"load": EndpointTable(base_url=url, model="load", capacity=capacity)},
         roles={name: RoleTable(endpoint="load") for name in ("role_player", "induction", "preferred", "rejected")},
     )
@@ -126,7 +126,7 @@ def configured(url: str, capacity: int, live: int, turns: int = TURNS) -> Config
 def ours(url: str) -> None:
     """``aloe simulate`` with its journal and, on a terminal that somebody reads, its picture."""
     with tempfile.TemporaryDirectory() as folder:
-        code = simulate(configured(url, CAPACITY, CONVERSATIONS), people(CONVERSATIONS), Path(folder) / "run")
+        code = simulate(configured(url, CAPACITY), people(CONVERSATIONS), Path(folder) / "run")
     assert code == 0, code
 
 

@@ -1,0 +1,120 @@
+"""How many calls a server takes at once, found out while asking it.
+
+A hosted API refuses what is too much (429); a local engine queues it, and never says so. What both show is
+throughput: mean calls in flight over mean seconds a call. So the capacity is judged once an epoch, over the first
+calls that start in it (those that finish first are the short ones, and would flatter):
+
+1. It grows only while most of it is in use, and only as long as throughput grows with it: by at least RISE of
+   what it would if calls took no longer. Doubling at first, by a quarter after the first doubt.
+2. Where it does not grow any more, the step is taken back and the capacity held; after HOLD epochs the next
+   step is tried. When calls take half as long again as they used to, a step down is tried the same way.
+3. A refusal (429) takes three tenths off, later ones less, once an episode; from then on steps are small. Calls that
+   wait in the engine (as its metrics count them) are taken off: they wait better here, where the urgent go first.
+
+It is arithmetic on what it is told; it knows no clock, no server and no task.
+"""
+
+from __future__ import annotations
+
+import math
+
+IN_USE = 0.8
+RISE = 0.25
+HOLD = 10
+SLOWER = 1.5
+LEAST = 32
+"""Calls an epoch, or twice the capacity where that is more."""
+
+
+class AdaptiveCapacity:
+    """Between 1 and ``ceiling`` calls at once. ``given``: the ceiling is known to be right, and only refusals cut it."""
+
+    def __init__(self, ceiling: int, start: int | None = None, *, given: bool = False) -> None:
+        self.ceiling = ceiling
+        self.now = min(ceiling, start or ceiling)
+        self._given = given
+        self._step = 2.0
+        self._came_from: tuple[int, float] | None = None
+        self._usual: float | None = None
+        self._hold = 0
+        self._waited_before = False
+        self._epoch = 0
+        self._begin()
+
+    def started(self, in_flight: int) -> int:
+        """A call leaves, as the ``in_flight``-th at the moment. Returns its ticket, for :meth:`finished`."""
+        if (self._given and self.now == self.ceiling) or self._tickets >= self._size:
+            return -1
+        self._tickets += 1
+        self._in_flight += in_flight
+        return self._epoch
+
+    def finished(self, ticket: int, seconds: float) -> bool:
+        """The call with this ticket was answered after ``seconds``. Says whether the capacity changed."""
+        if ticket != self._epoch:
+            return False
+        self._answered += 1
+        self._seconds += seconds
+        if self._answered < 0.9 * self._size:  # the last stragglers are not waited for
+            return False
+        before, in_flight = self.now, self._in_flight / self._tickets
+        if in_flight >= IN_USE * self.now:
+            self._judge(in_flight, self._seconds / self._answered)
+        self._begin()
+        return self.now != before
+
+    def refused(self) -> None:
+        """The server said that this is too much. To be told once an episode."""
+        self._settle(self.now * (0.7 if self._step > 1.25 else 0.85))
+        self._step, self._hold = 1.1, HOLD // 2
+        self._begin()
+
+    def queued(self, waiting: int) -> bool:
+        """The engine says that so many calls wait in it. Believed the second time; says whether it made a change."""
+        too_many = waiting > max(2, self.now // 10)
+        believed, self._waited_before = too_many and self._waited_before, too_many
+        if believed:
+            self._waited_before = False  # the engine gets time to show the difference
+            self._settle(self.now - waiting + max(2, self.now // 20))
+            self._begin()
+        return believed
+
+    def _begin(self) -> None:
+        self._epoch += 1
+        self._size = max(LEAST, 2 * self.now)
+        self._tickets = self._answered = self._in_flight = 0
+        self._seconds = 0.0
+
+    def _judge(self, in_flight: float, latency: float) -> None:
+        throughput = in_flight / max(latency, 1e-9)
+        if self._given:  # to be trusted again soon
+            self._move(self.now * 1.1)
+            return
+        if self._came_from is not None:
+            capacity, before = self._came_from
+            rise = math.log(throughput / before) / math.log(self.now / capacity)
+            if self.now < capacity or rise < RISE:
+                self._settle(self.now if self.now < capacity and rise < RISE else capacity)
+                return
+            if rise < 2 * RISE:
+                self._step = min(self._step, 1.25)
+        elif self._usual is None:
+            self._usual = latency
+        if self._came_from is None and self._usual is not None and latency > SLOWER * self._usual:
+            self._usual = latency
+            self._came_from = (self.now, throughput)
+            self._move(self.now * 0.8)
+        elif self._hold > 0:
+            self._hold -= 1
+        elif self.now < self.ceiling:
+            self._came_from = (self.now, throughput)
+            self._move(self.now * self._step)
+
+    def _settle(self, capacity: float) -> None:
+        self._move(capacity)
+        self._came_from, self._usual, self._hold = None, None, HOLD
+        self._step = min(self._step, 1.25)
+
+    def _move(self, capacity: float) -> None:
+        step = math.ceil(capacity) if capacity > self.now else int(capacity)
+        self.now = max(1, min(self.ceiling, step))
