@@ -158,8 +158,7 @@ class Bus:
         self._models[id(model)] = model
         conversation, heard = scene._conversation, scene.heard
         merged = {**getattr(model, "sampling", {}), **sampling}
-        asked = orjson.dumps([model.name, messages, merged], option=orjson.OPT_SORT_KEYS)
-        digest = hashlib.sha256(asked).digest()
+        digest = hashlib.sha256(orjson.dumps([model.name, messages, merged], option=orjson.OPT_SORT_KEYS)).digest()
         nth = scene.asked[digest] = scene.asked.get(digest, -1) + 1
         slot = Slot(conversation.id, scene.agent, heard.address, nth)
         call = Call(

@@ -51,7 +51,8 @@ class HttpModel:
             headers["Authorization"] = f"Bearer {self._key}"
         if call.key:
             headers["Idempotency-Key"] = call.key
-        body = orjson.dumps({"model": self.name, "messages": call.messages, **call.sampling})
+        # copied, because orjson leaves its buffers several times too long, and this one lives as long as the call
+        body = bytes(memoryview(orjson.dumps({"model": self.name, "messages": call.messages, **call.sampling})))
         try:
             async with self._connected().post(self._url, data=body, headers=headers, allow_redirects=False) as response:
                 raw = await self._read(response)

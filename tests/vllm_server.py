@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,14 +46,18 @@ def require_vllm() -> None:
 
 
 @contextmanager
-def vllm_server(model_dir: Path, name: str, log: Path, *, max_model_len: int = 2048) -> Iterator[str]:
-    """Serve ``model_dir`` as ``name`` and yield the base URL, ending in /v1; what the server prints goes to ``log``."""
+def vllm_server(
+    model_dir: Path, name: str, log: Path, *, max_model_len: int = 2048, flags: Sequence[str] = ()
+) -> Iterator[str]:
+    """Serve ``model_dir`` as ``name`` and yield the base URL, ending in /v1; what the server prints goes to ``log``.
+    ``flags`` are added to the command.
+    """
     port = _free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(model_dir), "--served-model-name", name]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", str(max_model_len)]
-    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192", "--max-num-seqs", "64"]
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192", "--max-num-seqs", "64", *flags]
     with TemporaryDirectory(prefix="vllm-") as scratch, log.open("wb") as output:
         server = subprocess.Popen(
             command,

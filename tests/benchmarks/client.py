@@ -33,6 +33,9 @@ from tests.benchmarks.server import TEXT, load_server
 CONVERSATIONS, TURNS, CAPACITY = 50, 10, 64
 CALLS = CONVERSATIONS * TURNS * 4
 
+FIELDS = {"profile", "personality", "conversation", "message", "revealed"}
+PROMPTS = {name: prompts.load(name, FIELDS) for name in ("role_player", "induction", "preferred")}
+
 Ask = Callable[[list[ChatMessage]], Awaitable[str]]
 
 
@@ -40,18 +43,18 @@ def people(count: int) -> list[Persona]:
     """Personas of a real length: ten facts, ten traits."""
     profile = " ".join(["She is a 58-year-old locksmith who mends old radios at night and sings in a choir."] * 10)
     personality = " ".join(["She is blunt but warm, and slow to trust people whom she has just met."] * 8)
-    return [Persona(id=f"p{n:06d}", profile=profile, personality=personality) for n in range(count)]
+    return [
+        Persona(
+            id=f"p{n:06d}", profile=f"She lives at number {n}. {profile}", personality=f"She is no {n}. {personality}"
+        )
+        for n in range(count)
+    ]
 
 
 async def converse(ask: Ask, persona: Persona) -> None:
     """One conversation as anybody would write it first: the user; induction and rejected; preferred; the coin."""
-    sections = {name: prompts.read(name) for name in ("role_player", "induction", "preferred")}
-    loaded = {
-        name: prompts.parse(text, name, {"profile", "personality", "conversation", "message", "revealed"})
-        for name, text in sections.items()
-    }
     known = {"profile": persona.profile, "personality": persona.personality}
-    user_side = [loaded["role_player"].fill(part, **known) for part in ("system", "user")]
+    user_side = [PROMPTS["role_player"].fill(part, **known) for part in ("system", "user")]
     other_side: list[ChatMessage] = []
     lines: list[str] = []
     path: tuple[str, ...] = ()
@@ -60,10 +63,10 @@ async def converse(ask: Ask, persona: Persona) -> None:
         lines.append(f"A: {message}")
         fields = {**known, "conversation": "\n".join(lines)}
         revealed, rejected = await asyncio.gather(
-            ask([loaded["induction"].fill(part, **fields) for part in ("system", "user")]),
+            ask([PROMPTS["induction"].fill(part, **fields) for part in ("system", "user")]),
             ask([*other_side, {"role": "user", "content": message}]),
         )
-        asked = loaded["preferred"].fill("user", message=message, revealed=revealed)
+        asked = PROMPTS["preferred"].fill("user", message=message, revealed=revealed)
         preferred = await ask([*other_side, asked])
         chosen = coin(1, persona.id, path)
         path = (*path, ("preferred", "rejected")[chosen])
@@ -73,15 +76,15 @@ async def converse(ask: Ask, persona: Persona) -> None:
         other_side += [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
 
 
-async def _hold(ask: Ask) -> None:
-    places = asyncio.Semaphore(CAPACITY)
+async def _hold(ask: Ask, conversations: int = CONVERSATIONS, capacity: int = CAPACITY) -> None:
+    places = asyncio.Semaphore(capacity)
 
     async def within(messages: list[ChatMessage]) -> str:
         async with places:
             return await ask(messages)
 
     async with asyncio.TaskGroup() as group:
-        for persona in people(CONVERSATIONS):
+        for persona in people(conversations):
             group.create_task(converse(within, persona))
 
 
@@ -98,20 +101,27 @@ async def by_sdk(url: str) -> None:
         await _hold(ask)
 
 
-async def bare(url: str) -> None:
+async def bare(
+    url: str,
+    conversations: int = CONVERSATIONS,
+    capacity: int = CAPACITY,
+    count: Callable[[int], None] = lambda by: None,
+) -> None:
     """aiohttp, orjson and uvloop, and nothing else: what no client in Python goes below."""
     import aiohttp
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CAPACITY)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=capacity)) as session:
         headers = {"Content-Type": "application/json"}
 
         async def ask(messages: list[ChatMessage]) -> str:
             body = orjson.dumps({"model": "load", "messages": messages})
+            count(1)
             async with session.post(f"{url}/chat/completions", data=body, headers=headers) as response:
                 answer = orjson.loads(await response.read())
+                count(-1)
                 return str(answer["choices"][0]["message"]["content"])
 
-        await _hold(ask)
+        await _hold(ask, conversations, capacity)
 
 
 def configured(url: str, capacity: int) -> Config:

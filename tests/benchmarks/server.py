@@ -58,8 +58,8 @@ def service_seconds(key: str, mean: float, sigma: float) -> float:
 class Connection(asyncio.Protocol):
     """One kept-alive connection, whose requests come one after another."""
 
-    def __init__(self, mean: float, sigma: float) -> None:
-        self.mean, self.sigma = mean, sigma
+    def __init__(self, mean: float, sigma: float, hold: bool) -> None:
+        self.mean, self.sigma, self.hold = mean, sigma, hold
         self.received = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -73,7 +73,10 @@ class Connection(asyncio.Protocol):
             length = int(_header(head, b"\r\ncontent-length:") or 0)
             if len(received) < end + 4 + length:
                 return
+            held = self.hold and (b"<conversation>" in received or b"<profile>" not in received)
             del received[: end + 4 + length]
+            if held:
+                continue
             if self.mean:
                 seconds = service_seconds(_header(head, b"\r\nidempotency-key:").decode(), self.mean, self.sigma)
                 asyncio.get_running_loop().call_later(seconds, self.answer)
@@ -90,17 +93,20 @@ def _header(head: bytes, name: bytes) -> bytes:
     return b"" if start < 0 else head[start + len(name) :].split(b"\r\n", 1)[0].strip()
 
 
-async def _main(mean: float, sigma: float) -> None:
+async def _main(mean: float, sigma: float, hold: bool) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(mean, sigma), "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: Connection(mean, sigma, hold), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 @contextmanager
-def load_server(mean: float = 0.0, sigma: float = 0.5) -> Iterator[str]:
-    """A load server in a process of its own; yields its base URL."""
+def load_server(mean: float = 0.0, sigma: float = 0.5, *, hold: bool = False) -> Iterator[str]:
+    """A load server in a process of its own; yields its base URL. With ``hold`` it answers simulated users alone, so
+    that every conversation comes to have two calls in flight, and stays so.
+    """
     command = [sys.executable, "-m", "tests.benchmarks.server", "--mean", str(mean), "--sigma", str(sigma)]
+    command += ["--hold"] if hold else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -113,5 +119,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--mean", type=float, default=0.0)
     parser.add_argument("--sigma", type=float, default=0.5)
+    parser.add_argument("--hold", action="store_true")
     given = parser.parse_args()
-    uvloop.run(_main(given.mean, given.sigma))
+    uvloop.run(_main(given.mean, given.sigma, given.hold))
