@@ -63,6 +63,11 @@ class AdaptiveCapacity:
         self._begin()
         return self.now != before
 
+    def limit(self, ceiling: int) -> None:
+        """Have another ceiling from now on, and go along with it if it was reached."""
+        self.now = ceiling if self.now == self.ceiling else min(self.now, ceiling)
+        self.ceiling = ceiling
+
     def refused(self) -> None:
         """The server said that this is too much. To be told once an episode."""
         self._settle(self.now * (0.7 if self._step > 1.25 else 0.85))

@@ -245,9 +245,7 @@ def _time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def summary(
-    accounting: dict[str, Any], efficiency: Efficiency | None, directory: Path, trees: int, damaged: int = 0
-) -> Group:
+def summary(accounting: dict[str, Any], efficiency: Efficiency | None, directory: Path, damaged: int = 0) -> Group:
     """A run's accounting, in a few lines."""
     failed = sum(accounting["failed"].values())
     first = Text()
@@ -274,7 +272,7 @@ def summary(
         lines.append(Text(f"{accounting['uncertain']} attempts were cut off: the server may have charged for them"))
     if damaged:
         lines.append(Text(f"{damaged} answers in the journal were damaged and have been asked for again"))
-    if efficiency is not None and efficiency.bound > 0:
+    if efficiency is not None and efficiency.bound >= 1:  # of a model that takes no time it says nothing
         lines.append(Text(inert(f"{efficiency}")))
-    lines.append(Text(f"{trees} trees in {inert(str(directory / 'trees.jsonl'))}"))
+    lines.append(Text(f"{accounting['completed'] + failed} trees in {inert(str(directory / 'trees.jsonl'))}"))
     return Group(*lines)

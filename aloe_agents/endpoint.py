@@ -116,6 +116,11 @@ class Endpoint:
         """The same endpoint, limits and all, with other sampling on top of its own."""
         return _Sampled(self, {**self.sampling, **sampling})
 
+    def lend(self, slots: int) -> None:
+        """Have so many slots from now on, of a capacity that is shared with others."""
+        self._adaptive.limit(slots)
+        self.slots.resize(self._adaptive.now)
+
     def halt(self) -> None:
         """The run is stopping: whoever waits raises Stopping; what was sent lands."""
         self.slots.halt()

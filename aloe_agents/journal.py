@@ -28,7 +28,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -41,7 +41,7 @@ FORMAT = 2
 FILE = "journal.sqlite"
 PATIENCE = 60.0
 
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864", "cache_size=-2048")
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864", "cache_size=-16384")
 _SCHEMA = """
 CREATE TABLE run (format INTEGER, seed INTEGER, turns INTEGER, requested INTEGER, configuration TEXT, settings BLOB,
                   origin REAL, began REAL, finished REAL);
@@ -136,7 +136,9 @@ class Journal:
                 raise ConfigError(f"{self.path} has format {self.run[0]}, and this version writes {FORMAT}")
             undo.pop_all()
         self.origin: float = self.run[6] if self.run else time.time()
-        self._settings: dict[str, str] = {}
+        self.over = bool(self.run and self.run[8] is not None)
+        """Whether the run had come to its end when the journal was opened."""
+        self._described: dict[str, Any] = {"settings": {}, "endpoints": {}}
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._broken: Fatal | None = None
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -154,20 +156,22 @@ class Journal:
         """Say what this run is. A journal that held a run of other settings keeps its answers, but every
         conversation of it is held again. :func:`differences` tells beforehand whether that would happen.
         """
-        self._settings = settings
         digest = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
-        described = orjson.dumps({"settings": settings, "endpoints": endpoints})
-        row = (FORMAT, seed, turns, requested, digest, described, self.origin, self.now())
+        self._described = {"settings": settings, "endpoints": endpoints}
+        row = (FORMAT, seed, turns, requested, digest, orjson.dumps(self._described), self.origin, self.now())
         changed = self.run is not None and self.run[4] != digest
         statements: list[Statement] = [("DELETE FROM run", ()), (_CLAIM, row)]
         if changed:
             statements.append(("UPDATE conversations SET status = 'pending', reason = NULL", ()))
         await self.commit(*statements)
 
-    async def finish(self, endpoints: dict[str, Any]) -> None:
-        """Say that the run came to its end, whatever became of its conversations, and how its endpoints were used."""
-        described = orjson.dumps({"settings": self._settings, "endpoints": endpoints})
-        await self.commit(("UPDATE run SET finished = ?, settings = ?", (self.now(), described)))
+    async def finish(self, peaks: Mapping[str, int] = {}) -> None:
+        """Say that the run came to its end, whatever became of its conversations. ``peaks``: the most calls that were
+        in flight, by endpoint.
+        """
+        for name, peak in peaks.items():
+            self._described["endpoints"][name]["peak"] = peak
+        await self.commit(("UPDATE run SET finished = ?, settings = ?", (self.now(), orjson.dumps(self._described))))
 
     def number(self) -> int:
         """The number of the next attempt: one more than any that this journal holds."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
+from dataclasses import dataclass, field
 
 from aloe_agents.errors import Stopping
 
@@ -214,6 +215,36 @@ class Breaker:
     def _wake_all(self) -> None:
         while self._waiting:
             _wake(self._waiting.popleft())
+
+
+@dataclass
+class Leases:
+    """Slots lent to workers that share them, so that no call has to ask: never more in all than there are."""
+
+    slots: int
+    lent: dict[int, int] = field(default_factory=dict)
+    wanted: dict[int, int] = field(default_factory=dict)
+
+    def report(self, worker: int, taken: int, wanted: int) -> int:
+        """A worker has ``taken`` slots in use and could use ``wanted``. Returns how many it may use from now on."""
+        self.wanted[worker] = wanted
+        free = self.slots - sum(lent for other, lent in self.lent.items() if other != worker)
+        grant = max(0, min(self._share(worker), free))
+        self.lent[worker] = max(grant, taken)  # what is in use is lent until it is back
+        return grant
+
+    def forget(self, worker: int) -> None:
+        """A worker is gone."""
+        self.lent.pop(worker, None)
+        self.wanted.pop(worker, None)
+
+    def _share(self, worker: int) -> int:
+        """Equal shares; what some do not want goes to those who do, and what nobody wants to all alike."""
+        left, shares = self.slots, dict.fromkeys(self.wanted, 0)
+        for place, one in enumerate(sorted(self.wanted, key=lambda one: (self.wanted[one], one))):
+            shares[one] = min(self.wanted[one], -(-left // (len(shares) - place)))
+            left -= shares[one]
+        return shares[worker] + left // len(shares)
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -23,8 +23,9 @@ from aloe_agents.personas import Persona
 from aloe_agents.progress import SHOWN, Dialogue, EndpointLine, Snapshot
 from aloe_agents.tree import Said, Tree, build_tree
 
+TREES = "trees.jsonl"
 _COUNTS = ("calls", "prompt_tokens", "completion_tokens", "cached_tokens")
-_TREES = """SELECT id, persona_id, profile, personality, status, calls, prompt_tokens, completion_tokens
+_OVER = """SELECT id, persona_id, profile, personality, status, calls, prompt_tokens, completion_tokens
             FROM conversations WHERE status IN ('completed', 'failed') ORDER BY id"""
 
 
@@ -56,7 +57,7 @@ class Reading:
     def trees(self) -> Iterator[Tree]:
         """The trees of all conversations that are over, by id; one at a time in memory."""
         try:
-            rows = self._connection.execute(_TREES)
+            rows = self._connection.execute(_OVER)
         except sqlite3.Error as error:
             raise ConfigError(f"the journal in {self.directory} cannot be read: {error}") from None
         for id, persona_id, profile, personality, status, calls, prompt, completion in rows:
@@ -103,7 +104,7 @@ class Reading:
             (began,),
         )
         used = {name: self.endpoints[name] for name, *_ in times if name in self.endpoints}
-        slots = {name: endpoint.get("slots") or endpoint["capacity"] for name, endpoint in used.items()}
+        slots = {name: endpoint["capacity"] or endpoint.get("peak") for name, endpoint in used.items()}
         if not times or not all(slots.get(name) for name, *_ in times):
             return None
         work = {name: seconds / slots[name] for name, _, _, seconds in times}
@@ -260,7 +261,7 @@ class Reading:
 def write_trees(directory: Path) -> int:
     """Write ``trees.jsonl`` in a run's directory from its journal, whole or not at all. Returns the number of trees."""
     reading = Reading(directory)
-    partial = directory / "trees.jsonl.partial"
+    partial = directory / f"{TREES}.partial"
     count = 0
     try:
         with open(partial, "wb") as file:
@@ -269,7 +270,7 @@ def write_trees(directory: Path) -> int:
                 count += 1
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, directory / "trees.jsonl")
+        os.replace(partial, directory / TREES)
     finally:
         reading.close()
         with contextlib.suppress(FileNotFoundError):

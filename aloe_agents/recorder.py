@@ -22,7 +22,7 @@ from aloe_agents.model import Call, ChatModel, Completion
 _START = """INSERT INTO conversations (id, persona_id, profile, personality, status, started_at)
             VALUES (?, ?, ?, ?, 'running', ?) ON CONFLICT (id) DO UPDATE SET status = 'running', reason = NULL,
             profile = excluded.profile, personality = excluded.personality, started_at = excluded.started_at"""
-_END = """UPDATE conversations SET status = ?, reason = ?, turns = ?, calls = ?, prompt_tokens = ?,
+END = """UPDATE conversations SET status = ?, reason = ?, turns = ?, calls = ?, prompt_tokens = ?,
           completion_tokens = ?, finished_at = ? WHERE id = ?"""
 _RECALL = """SELECT key, response, digest, text, finish_reason, prompt_tokens, completion_tokens, cached_tokens
              FROM calls WHERE conversation = ?"""
@@ -33,6 +33,8 @@ class Recorder:
     """The memo of calls in front of the models, and the observer that writes down what is said."""
 
     journal: Journal
+    alone: bool = True
+    """Whether no other recorder writes to the journal: who is one of many takes no stock."""
     damaged: int = 0
     """Answers whose digest did not match; they are asked again."""
     _memo: dict[str, dict[bytes, Completion]] = field(default_factory=dict)
@@ -40,7 +42,7 @@ class Recorder:
 
     async def prepare(self) -> set[str]:
         """Take stock of what an earlier process left. Returns the ids of the completed conversations."""
-        if self.journal.fresh:
+        if self.journal.fresh or not self.alone:
             return set()
         await self.journal.commit(("UPDATE attempts SET state = 'uncertain' WHERE state = 'sent'", ()))
         self._attempts = dict(
@@ -102,7 +104,7 @@ class Recorder:
                 return _START, (conversation, persona.id, persona.profile.encode(), persona.personality.encode(), now)
             case ConversationEnded(status=status, reason=reason, turns=turns, calls=calls):
                 tokens = (message.prompt_tokens, message.completion_tokens)
-                return _END, (status, reason or None, turns, calls, *tokens, now, conversation)
+                return END, (status, reason or None, turns, calls, *tokens, now, conversation)
             case _:
                 path, body = orjson.dumps(message.path), orjson.dumps(message.body(), default=str)
                 return "messages", (conversation, path, type(message).__name__, message.label, sender, body)

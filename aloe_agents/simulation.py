@@ -13,7 +13,7 @@ The cast is passed in; this module knows no role.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -119,7 +119,9 @@ class Simulation:
         """Whether ``stop`` was called, or a Fatal did it."""
         return self._bus.stopped
 
-    async def run(self, personas: Iterable[Persona], on_tree: Callable[[Tree], None] | None = None) -> Outcome:
+    async def run(
+        self, personas: Iterable[Persona] | AsyncIterable[Persona], on_tree: Callable[[Tree], None] | None = None
+    ) -> Outcome:
         """Hold a conversation with each persona. ``on_tree`` gets every tree as its conversation ends.
 
         Conversations that the recorder's journal holds as completed are not held again and not passed to
@@ -129,7 +131,7 @@ class Simulation:
         self.skipped = len(done)
         try:
             async with asyncio.TaskGroup() as group:
-                for persona in personas:
+                async for persona in _each(personas):
                     self.outcome.requested += 1
                     if persona.id in done:
                         self.outcome.completed += 1
@@ -146,7 +148,7 @@ class Simulation:
             raise self._bus.cause
         return self.outcome
 
-    async def trees(self, personas: Iterable[Persona]) -> AsyncIterator[Tree]:
+    async def trees(self, personas: Iterable[Persona] | AsyncIterable[Persona]) -> AsyncIterator[Tree]:
         """The trees of ``personas``, each as soon as its conversation is over. Leaving the loop early stops the run."""
         finished: asyncio.Queue[Tree | None] = asyncio.Queue()
         task = asyncio.create_task(self.run(personas, finished.put_nowait))
@@ -205,6 +207,15 @@ class Simulation:
         if not isinstance(error, Fatal):
             raise error
         self._bus.stop(error)
+
+
+async def _each(personas: Iterable[Persona] | AsyncIterable[Persona]) -> AsyncIterator[Persona]:
+    if isinstance(personas, AsyncIterable):
+        async for persona in personas:
+            yield persona
+    else:
+        for persona in personas:
+            yield persona
 
 
 def verdict(conversation: Conversation) -> tuple[str, str]:

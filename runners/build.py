@@ -40,24 +40,25 @@ class Parts:
     endpoints: dict[str, Endpoint]
 
 
-def build(config: Config, folder: Path | None = None, latency: float = 0.0) -> Parts:
+def build(config: Config, folder: Path | None = None, latency: float = 0.0, share: float = 1.0) -> Parts:
     """The parts that ``config`` describes. ``folder`` is where classes of one's own are looked for first;
-    ``latency`` is how many seconds the built-in scripted model takes for an answer.
+    ``latency`` is how many seconds the built-in scripted model takes for an answer; ``share`` is the part of the
+    endpoints' paces that is this process's own.
 
     Raises ConfigError if a key's variable is not set, a class or prompt cannot be loaded, or the cast cannot play.
     """
-    endpoints = build_endpoints(config, latency)
+    endpoints = build_endpoints(config, latency, share)
     cast, expansion = build_cast(config, endpoints, folder), build_expansion(config)
     check([*cast, expansion], expansion.labels)
     return Parts(cast, expansion, endpoints)
 
 
-def build_endpoints(config: Config, latency: float = 0.0) -> dict[str, Endpoint]:
+def build_endpoints(config: Config, latency: float = 0.0, share: float = 1.0) -> dict[str, Endpoint]:
     """The endpoints that the roles use, by name. Raises ConfigError if a key's variable is not set."""
     used = {role.endpoint for role in config.roles.values() if role.endpoint}
-    endpoints = {name: _endpoint(name, table) for name, table in config.endpoints.items() if name in used}
+    endpoints = {name: _endpoint(name, table, share) for name, table in config.endpoints.items() if name in used}
     if SCRIPTED in used:
-        endpoints[SCRIPTED] = Endpoint(SCRIPTED, [ScriptedModel(latency=latency)], Limits(capacity=1024))
+        endpoints[SCRIPTED] = Endpoint(SCRIPTED, [ScriptedModel(latency=latency)], Limits(capacity=64))
     return endpoints
 
 
@@ -144,13 +145,13 @@ def _load(name: str, dotted: str, folder: Path | None) -> Any:
         raise ConfigError(f"role {name!r}: {dotted} cannot be loaded: {error}") from None
 
 
-def _endpoint(name: str, table: EndpointTable) -> Endpoint:
+def _endpoint(name: str, table: EndpointTable, share: float) -> Endpoint:
     key, key_from = api_key(name, table), table.api_key_env or ""
     replicas = [HttpModel(url, table.model, key=key, key_from=key_from) for url in table.urls]
     limits = Limits(
         capacity=None if table.capacity == AUTO else table.capacity,
-        requests_per_minute=table.requests_per_minute,
-        tokens_per_minute=table.tokens_per_minute,
+        requests_per_minute=table.requests_per_minute and table.requests_per_minute * share,
+        tokens_per_minute=table.tokens_per_minute and table.tokens_per_minute * share,
         timeout=table.timeout,
         deadline=table.deadline,
         attempts=table.attempts,

@@ -4,31 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import shlex
 import signal
+import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
 from aloe_agents.config import Config, load_config, parse_override
 from aloe_agents.console import Terminal, show, status_line, summary
-from aloe_agents.endpoint import Endpoint
 from aloe_agents.errors import ConfigError, Fatal
-from aloe_agents.journal import Journal, differences
+from aloe_agents.journal import differences
 from aloe_agents.personas import Persona, read_personas, read_pool, sample_personas
-from aloe_agents.progress import EndpointLine, Progress, Snapshot
-from aloe_agents.reading import Reading, write_trees
-from aloe_agents.recorder import Recorder
+from aloe_agents.progress import Snapshot
+from aloe_agents.reading import TREES, Reading, write_trees
 from aloe_agents.runners import build
-from aloe_agents.simulation import Simulation
+from aloe_agents.runners.local import Local
 
 GRACE = 30.0
 """Seconds for what is in flight to land after the first interrupt."""
+
+
+class Engine(Protocol):
+    """What holds the conversations and their journal: ``local.Local`` here, ``ray.Cluster`` on many machines."""
+
+    @property
+    def damaged(self) -> int: ...
+    @property
+    def stopped(self) -> bool: ...
+    @property
+    def idle(self) -> bool: ...
+    async def open(self, claim: dict[str, Any]) -> None: ...
+    async def run(self) -> None: ...
+    def stop(self) -> None: ...
+    def snapshot(self, finished: bool = False) -> Snapshot: ...
+    async def finish(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """Which cluster (None: one of this machine alone), and how many workers (None: one a processor)."""
+
+    address: str | None = None
+    workers: int | None = None
 
 
 @click.command()
@@ -43,6 +69,9 @@ GRACE = 30.0
 @click.option("--live", type=int, help="Conversations at once (run.live).")
 @click.option("--expansion", type=click.Choice(["random-path", "full", "beam"]), help="run.expansion")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, such as run.depth=3.")
+@click.option("--on", type=click.Choice(["here", "ray"]), default="here", help="Where conversations are held.")
+@click.option("--address", help="Of a Ray cluster; without it one is started on this machine.")
+@click.option("--workers", type=click.IntRange(1), help="Processes on Ray; one a processor if not given.")
 @click.option("--force", is_flag=True, help="Go on in a directory that holds a run with other settings.")
 @click.option("--plain", is_flag=True, help="Lines instead of the live picture.")
 @click.option("--debug", is_flag=True, hidden=True)
@@ -54,6 +83,9 @@ def command(
     count: int | None,
     out: Path,
     overrides: Sequence[str],
+    on: str,
+    address: str | None,
+    workers: int | None,
     force: bool,
     plain: bool,
     debug: bool,
@@ -64,14 +96,18 @@ def command(
     \b
     aloe simulate --personas personas.jsonl --out runs/first
     aloe simulate aloe.toml --profiles p.jsonl --personalities q.jsonl --count 300 --out runs/second
+    aloe simulate aloe.toml --personas personas.jsonl --out runs/third --on ray --workers 8
     """
+    if on != "ray" and (address or workers):
+        raise click.UsageError("--address and --workers go with --on ray")
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="aloe: %(message)s")
     changed = dict(parse_override(text) for text in overrides)
     changed |= {f"run.{name}": value for name, value in flags.items() if value is not None}
     resolved = load_config(config, changed)
     people = _people(personas, profiles, personalities, count, resolved.run.seed)
     folder = config.parent.absolute() if config else None
-    return simulate(resolved, people, out, folder=folder, force=force, plain=plain)
+    cluster = OnRay(address, workers) if on == "ray" else None
+    return simulate(resolved, people, out, folder=folder, force=force, plain=plain, cluster=cluster)
 
 
 def simulate(
@@ -83,6 +119,7 @@ def simulate(
     force: bool = False,
     plain: bool = False,
     latency: float = 0.0,
+    cluster: OnRay | None = None,
 ) -> int:
     """Run ``config`` with ``personas`` in the directory ``out``, showing it. Returns the exit code.
 
@@ -97,60 +134,47 @@ def simulate(
         )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file, not a directory")
+    claim = {
+        "seed": config.run.seed,
+        "turns": config.run.turns,
+        "requested": len(personas),
+        "settings": settings,
+        "endpoints": {
+            name: {"model": endpoint.name, "capacity": endpoint.limits.capacity, "price": endpoint.price}
+            for name, endpoint in parts.endpoints.items()
+        },
+    }
+    engine: Engine = Local(config, parts, personas, out)
+    if cluster is not None:
+        engine = _cluster(config, personas, out, folder, cluster)
     with loop_runner() as runner:
-        return runner.run(_run(config, parts, personas, settings, out, plain))
+        return runner.run(_run(engine, claim, out, config.to_toml(), plain))
 
 
-async def _run(
-    config: Config, parts: build.Parts, personas: Sequence[Persona], settings: dict[str, str], out: Path, plain: bool
-) -> int:
-    run, console, over = config.run, Terminal(), asyncio.Event()
-    journal = Journal(out)
+async def _run(engine: Engine, claim: dict[str, Any], out: Path, resolved: str, plain: bool) -> int:
+    console, over = Terminal(), asyncio.Event()
     try:
-        (out / "run.toml").write_text(config.to_toml(), encoding="utf-8")
-        recorder = Recorder(journal)
-        progress = Progress(str(out), run.seed, run.turns, len(personas), lambda: endpoint_lines(parts.endpoints))
-        simulation = Simulation(
-            parts.cast,
-            parts.expansion,
-            turns=run.turns,
-            seed=run.seed,
-            live=build.live(config, parts.endpoints),
-            recorder=recorder,
-            observers=[progress.observe],
-        )
-        await journal.claim(
-            seed=run.seed,
-            turns=run.turns,
-            requested=len(personas),
-            settings=settings,
-            endpoints=described(parts.endpoints),
-        )
-
-        def snapshot(finished: bool = False) -> Snapshot:
-            progress.skipped = simulation.skipped
-            return progress.snapshot(finished)
-
+        await engine.open(claim)
+        (out / "run.toml").write_text(resolved, encoding="utf-8")
         screen = Terminal(force_terminal=False) if plain else console
-        picture = asyncio.create_task(show(screen, snapshot, over))
-        task = asyncio.create_task(simulation.run(personas))
-        with interrupts(simulation.stop, task):
+        picture = asyncio.create_task(show(screen, engine.snapshot, over))
+        task = asyncio.create_task(engine.run())
+        with interrupts(engine.stop, task):
             await asyncio.wait([task])
         over.set()
         await asyncio.wait([picture])
         fatal = None if task.cancelled() else task.exception()
-        interrupted = fatal is None and simulation.stopped
-        with contextlib.suppress(Fatal):  # a journal that is broken has said so in ``fatal``
-            await (journal.commit() if interrupted or fatal else journal.finish(described(parts.endpoints)))
-        count = write_trees(out)
+        interrupted = fatal is None and engine.stopped
+        if not engine.idle or not (out / TREES).exists():
+            write_trees(out)
+        if not interrupted and not fatal:  # said last, so that a run that is over has its trees
+            await engine.finish()
+        console.print(status_line(engine.snapshot(finished=True)), soft_wrap=True, highlight=False)
         with contextlib.closing(Reading(out)) as reading:
-            accounting, efficiency = reading.accounting(), reading.efficiency()
+            accounting = reading.accounting()
+            console.print(summary(accounting, reading.efficiency(), out, engine.damaged))
     finally:
-        journal.close()
-        for endpoint in parts.endpoints.values():
-            await endpoint.close()
-    console.print(status_line(snapshot(finished=True)), soft_wrap=True, highlight=False)
-    console.print(summary(accounting, efficiency, out, count, recorder.damaged))
+        await engine.close()
     if interrupted or isinstance(fatal, Fatal):
         console.print(f"Resume with:  {resume_line()}", soft_wrap=True, highlight=False, markup=False)
     if fatal:
@@ -160,39 +184,18 @@ async def _run(
     return 1 if accounting["failed"] else 0
 
 
-def described(endpoints: Mapping[str, Endpoint]) -> dict[str, dict[str, Any]]:
-    """The endpoints as the journal keeps them; ``slots`` are as many as there were."""
-    return {
-        name: {
-            "model": endpoint.name,
-            "capacity": endpoint.limits.capacity,
-            "slots": endpoint.limits.capacity or endpoint.slots.peak,
-            "price": endpoint.price,
-        }
-        for name, endpoint in endpoints.items()
-    }
-
-
-def endpoint_lines(endpoints: Mapping[str, Endpoint]) -> list[EndpointLine]:
-    """The endpoints as they are now. Needs the running loop's clock."""
-    now = asyncio.get_running_loop().time()
-    return [
-        EndpointLine(
-            name,
-            e.name,
-            e.slots.capacity,
-            in_flight=e.slots.taken,
-            waiting=e.slots.waiting,
-            calls=e.tally.calls,
-            retries=sum(e.tally.retries.values()),
-            prompt_tokens=e.tally.prompt_tokens,
-            completion_tokens=e.tally.completion_tokens,
-            cost=e.tally.cost,
-            paused=max(0.0, e.pause.until - now),
-            trouble=e.breaker.why if e.breaker.open else "",
-        )
-        for name, e in endpoints.items()
-    ]
+def _cluster(config: Config, personas: Sequence[Persona], out: Path, folder: Path | None, cluster: OnRay) -> Engine:
+    try:
+        from aloe_agents.runners.ray import Cluster
+    except ImportError as error:
+        raise ConfigError(f"--on ray needs Ray ({error}); install it with: pip install 'aloe-agents[ray]'") from None
+    host, _, port = (cluster.address or "").removeprefix("ray://").rpartition(":")
+    try:  # Ray itself would try for minutes
+        if host:
+            socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no Ray cluster at {cluster.address!r}: {error}") from None
+    return Cluster(config, personas, out, folder, cluster.address, cluster.workers or 0)
 
 
 @contextlib.contextmanager
@@ -221,7 +224,12 @@ def interrupts(stop: Callable[[], None], task: asyncio.Task[Any]) -> Iterator[No
 
 
 def loop_runner() -> asyncio.Runner:
-    """An asyncio runner, on uvloop where that is installed."""
+    """An asyncio runner, on uvloop where that is installed.
+
+    Garbage is looked for less often than usual: thousands of live conversations are many objects and no garbage, and
+    looking took a tenth of a run's CPU time.
+    """
+    gc.set_threshold(10_000, 10, 10)
     try:
         import uvloop
     except ImportError:

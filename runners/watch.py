@@ -36,8 +36,7 @@ def command(directory: Path, once: bool, plain: bool) -> None:
         else:
             console.print(status_line(now), soft_wrap=True, highlight=False)
         accounting = reading.accounting()
-        count = accounting["completed"] + sum(accounting["failed"].values())
-        console.print(summary(accounting, reading.efficiency(), directory, count))
+        console.print(summary(accounting, reading.efficiency(), directory))
 
 
 async def _follow(reading: Reading, console: Terminal) -> None:

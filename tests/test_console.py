@@ -106,7 +106,7 @@ async def test_a_run_and_its_journal_tell_the_same_story(tmp_path: FilePath) -> 
         )
         await journal.claim(seed=1, turns=3, requested=6, settings={}, endpoints={})
         trees = sorted([tree async for tree in simulation.trees(personas)], key=lambda tree: tree.id)
-        await journal.finish({})
+        await journal.finish()
         reading = Reading(tmp_path)
         live, read = progress.snapshot(finished=True), reading.snapshot()
         accounting = reading.accounting()
@@ -121,7 +121,7 @@ async def test_a_run_and_its_journal_tell_the_same_story(tmp_path: FilePath) -> 
     for dialogue in live.dialogues:
         if dialogue.conversation in shown:
             assert dialogue.nodes == shown[dialogue.conversation].nodes
-    assert "6 completed" in picture_of(summary(accounting, None, tmp_path, 6))
+    assert "6 completed" in picture_of(summary(accounting, None, tmp_path))
 
 
 def picture_of(renderable: object) -> str:

@@ -19,7 +19,8 @@ from aloe_agents.expansion import RandomPath
 from aloe_agents.journal import Journal
 from aloe_agents.progress import Progress
 from aloe_agents.recorder import Recorder
-from aloe_agents.runners.simulate import endpoint_lines, loop_runner
+from aloe_agents.runners.local import endpoint_lines
+from aloe_agents.runners.simulate import loop_runner
 from aloe_agents.scripted import ScriptedModel
 from aloe_agents.simulation import Simulation
 from tests.casts import paper_cast, people

@@ -1,0 +1,112 @@
+"""The run in this process: one event loop, one bus, one journal. ``ray`` is the same on many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from aloe_agents.config import Config
+from aloe_agents.endpoint import Endpoint
+from aloe_agents.errors import Fatal
+from aloe_agents.journal import Journal
+from aloe_agents.personas import Persona
+from aloe_agents.progress import EndpointLine, Progress, Snapshot
+from aloe_agents.recorder import Recorder
+from aloe_agents.runners import build
+from aloe_agents.simulation import Simulation
+
+
+class Local:
+    """An engine of ``simulate``: holds all conversations here."""
+
+    def __init__(self, config: Config, parts: build.Parts, personas: Sequence[Persona], out: Path) -> None:
+        self._config, self._parts, self._personas, self._out = config, parts, personas, out
+
+    async def open(self, claim: dict[str, Any]) -> None:
+        """Open the journal. Raises ConfigError where that cannot be."""
+        run, endpoints = self._config.run, self._parts.endpoints
+        self._journal = Journal(self._out)
+        self._recorder = Recorder(self._journal)
+        self._progress = Progress(
+            str(self._out), run.seed, run.turns, len(self._personas), lambda: endpoint_lines(endpoints)
+        )
+        self._simulation = Simulation(
+            self._parts.cast,
+            self._parts.expansion,
+            turns=run.turns,
+            seed=run.seed,
+            live=build.live(self._config, endpoints),
+            recorder=self._recorder,
+            observers=[self._progress.observe],
+        )
+        await self._journal.claim(**claim)
+
+    async def run(self) -> None:
+        """Hold all conversations, until all is on the disk. Raises Fatal if one ended the run, after what was in
+        flight had landed.
+        """
+        try:
+            await self._simulation.run(self._personas)
+        finally:
+            with suppress(Fatal):  # a journal that is broken has ended the run, and said so
+                await self._journal.commit()
+
+    def stop(self) -> None:
+        """Ask nothing more; what is in flight lands."""
+        self._simulation.stop()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was stopped."""
+        return self._simulation.stopped
+
+    @property
+    def damaged(self) -> int:
+        """Answers of the journal that had to be asked for again."""
+        return self._recorder.damaged
+
+    @property
+    def idle(self) -> bool:
+        """Whether the run had come to its end before, and nothing was left to do."""
+        return self._journal.over and self._simulation.skipped == len(self._personas)
+
+    def snapshot(self, finished: bool = False) -> Snapshot:
+        """The run now."""
+        self._progress.skipped = self._simulation.skipped
+        return self._progress.snapshot(finished)
+
+    async def finish(self) -> None:
+        """Note that the run came to its end."""
+        await self._journal.finish({name: endpoint.slots.peak for name, endpoint in self._parts.endpoints.items()})
+
+    async def close(self) -> None:
+        """Let go of journal and connections."""
+        if hasattr(self, "_journal"):
+            self._journal.close()
+        for endpoint in self._parts.endpoints.values():
+            await endpoint.close()
+
+
+def endpoint_lines(endpoints: Mapping[str, Endpoint]) -> list[EndpointLine]:
+    """The endpoints as they are now. Needs the running loop's clock."""
+    now = asyncio.get_running_loop().time()
+    return [
+        EndpointLine(
+            name,
+            e.name,
+            e.slots.capacity,
+            in_flight=e.slots.taken,
+            waiting=e.slots.waiting,
+            calls=e.tally.calls,
+            retries=sum(e.tally.retries.values()),
+            prompt_tokens=e.tally.prompt_tokens,
+            completion_tokens=e.tally.completion_tokens,
+            cost=e.tally.cost,
+            paused=max(0.0, e.pause.until - now),
+            trouble=e.breaker.why if e.breaker.open else "",
+        )
+        for name, e in endpoints.items()
+    ]
