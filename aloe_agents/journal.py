@@ -41,7 +41,7 @@ FORMAT = 2
 FILE = "journal.sqlite"
 PATIENCE = 60.0
 
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864", "cache_size=-16384")
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864", "cache_size=-4096")
 _SCHEMA = """
 CREATE TABLE run (format INTEGER, seed INTEGER, turns INTEGER, requested INTEGER, configuration TEXT, settings BLOB,
                   origin REAL, began REAL, finished REAL);
