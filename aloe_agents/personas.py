@@ -36,6 +36,7 @@ def read_personas(path: Path | str) -> list[Persona]:
     """
     personas: list[Persona] = []
     seen: dict[str, int] = {}
+    shared: dict[str, str] = {}  # one profile is in many personas, and in memory once
     for line, value in _json_lines(Path(path)):
         where = f"{path}, line {line}"
         if not isinstance(value, dict):
@@ -50,7 +51,7 @@ def read_personas(path: Path | str) -> list[Persona]:
         if name in seen:
             raise ConfigError(f"{where}: the id {name!r} is taken by line {seen[name]}")
         seen[name] = line
-        personas.append(Persona(id=name, **texts))
+        personas.append(Persona(id=name, **{part: shared.setdefault(text, text) for part, text in texts.items()}))
     if not personas:
         raise ConfigError(f"{path} holds no persona")
     return personas
