@@ -97,6 +97,13 @@ def test_the_choice_is_marked_and_the_other_answer_dimmed() -> None:
     assert re.search(r"\x1b\[2mp-text", shown) and not re.search(r"\x1b\[2mr-text", shown)
 
 
+def test_an_endpoint_that_answers_nobody_says_so() -> None:
+    line = EndpointLine("big", "m", None, in_flight=1, trouble="\x1b[2J10.0.0.1:8000 cannot be reached", paused=12.4)
+    shown = picture(Snapshot("run", 1, 10, 1, endpoints=[line]), 160)
+    assert_inert(shown)
+    assert "1 in flight" in shown and "cannot be reached), tried again in 12 s" in OWN.sub("", shown)
+
+
 async def test_a_run_and_its_journal_tell_the_same_story(tmp_path: FilePath) -> None:
     personas = people(6)
     progress = Progress("run", 1, 3, 6)

@@ -279,6 +279,70 @@ async def test_loopback_ignores_proxies(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(completion, Completion) and count == 1
 
 
+async def test_as_many_connections_as_calls_are_opened_once_and_kept() -> None:
+    at_once, peers, everybody = 0, set(), asyncio.Event()
+
+    async def together(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        nonlocal at_once
+        assert request.transport
+        peers.add(request.transport.get_extra_info("peername"))
+        at_once += 1
+        if at_once == 300:
+            everybody.set()
+        await everybody.wait()
+        return aiohttp.web.json_response(answer())
+
+    async with serving(together) as url:
+        endpoint = Endpoint("e", [HttpModel(url, "m")], Limits(capacity=300))
+        for _ in range(2):
+            await asyncio.wait_for(asyncio.gather(*(endpoint.chat(CALL) for _ in range(300))), 30)
+        await endpoint.close()
+    assert len(peers) == 300 and endpoint.tally.retries == {}
+
+
+async def test_an_engine_says_how_many_requests_wait_in_it_and_others_are_not_asked() -> None:
+    asked: list[str] = []
+    metrics = b"""# HELP vllm:num_requests_waiting Number of requests waiting to be processed.
+vllm:num_requests_running{engine="0",model_name="m"} 64.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 7.0
+vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 7.0
+vllm:num_requests_waiting{engine="1",model_name="m"} 5.0
+"""
+
+    async def engine(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        asked.append(request.path)
+        return aiohttp.web.Response(body=metrics if len(asked) == 1 else b"up 1", status=200 if len(asked) < 3 else 404)
+
+    async with serving(engine) as url:
+        for key, expected in (("", 12), ("", None), ("", None), ("secret", None)):
+            model = HttpModel(url, "m", key=key)
+            assert await model.waiting() == expected
+            await model.close()
+    assert asked == ["/metrics"] * 3
+
+
+async def test_a_request_that_ends_the_run_is_written_down_as_failed_not_as_under_way() -> None:
+    class Log:
+        said: list[str]
+
+        async def sent(self, endpoint: str, queued: float) -> None:
+            self.said = ["sent"]
+
+        def failed(self, reason: str, *, uncertain: bool) -> None:
+            self.said.append(f"{reason} {uncertain}")
+
+    async def unknown(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.json_response(error("no such model"), status=404)
+
+    log = Log()
+    async with serving(unknown) as url:
+        endpoint = Endpoint("e", [HttpModel(url, "m")], QUICK)
+        with pytest.raises(Fatal):
+            await endpoint.chat(Call(messages=CALL.messages, log=log))
+        await endpoint.close()
+    assert log.said == ["sent", "refused-request False"]
+
+
 class Recording:
     """A replica that remembers which conversations it served, and may be down."""
 

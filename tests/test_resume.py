@@ -10,12 +10,14 @@ import signal
 import sqlite3
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from aloe_agents.personas import Persona
 from aloe_agents.scripted_server import make_app, serve
 from tests.casts import people
 
@@ -40,10 +42,15 @@ rejected.endpoint = "local"
 def write_inputs(folder: Path, url: str, count: int) -> list[str]:
     """The files of a run in ``folder``, and its command line but for --out."""
     (folder / "aloe.toml").write_text(CONFIG.format(url=url))
-    lines = [{"id": p.id, "profile": p.profile, "personality": p.personality} for p in people(count)]
-    (folder / "personas.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)))
     command = [sys.executable, "-m", "aloe_agents.runners.cli", "simulate", str(folder / "aloe.toml")]
-    return [*command, "--personas", str(folder / "personas.jsonl"), "--plain"]
+    return [*command, *write_personas(folder, people(count)), "--plain"]
+
+
+def write_personas(folder: Path, personas: Sequence[Persona]) -> list[str]:
+    """A file of personas in ``folder``, and the option that names it."""
+    lines = [{"id": p.id, "profile": p.profile, "personality": p.personality} for p in personas]
+    (folder / "personas.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    return ["--personas", str(folder / "personas.jsonl")]
 
 
 async def run(command: list[str], out: Path) -> tuple[int, str]:
@@ -164,6 +171,20 @@ async def test_an_edited_prompt_asks_anew_only_what_it_touches(tmp_path: Path) -
         assert first < counting.total <= first + 3 * 8 * 4
         assert (await run([*command, "--force"], out))[0] == 0
         assert counting.total - first < first  # the first turns' users, their inductions and rejected answers were kept
+
+
+async def test_a_run_that_is_over_is_not_done_again_but_its_trees_are_if_they_are_gone(tmp_path: Path) -> None:
+    command, out = [sys.executable, "-m", "aloe_agents.runners.cli", "simulate", "--plain"], tmp_path / "run"
+    command += write_personas(tmp_path, people(5))
+    assert (await run(command, out))[0] == 0
+    trees = (out / "trees.jsonl").read_bytes()
+    written = (out / "trees.jsonl").stat().st_mtime_ns
+    assert (await run(command, out))[0] == 0
+    assert (out / "trees.jsonl").stat().st_mtime_ns == written
+    (out / "trees.jsonl").unlink()
+    code, output = await run(command, out)
+    assert code == 0 and "5 trees in" in output
+    assert (out / "trees.jsonl").read_bytes() == trees
 
 
 def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:

@@ -234,6 +234,21 @@ async def test_no_answering_prompt_holds_persona_text_that_was_not_revealed() ->
         assert sum(sentence in first for sentence in whole) < len(whole) <= 2 * len(told)
 
 
+async def test_each_prompt_begins_with_the_one_before_it_so_that_a_prefix_cache_serves_it() -> None:
+    """Up to what is said anew every turn: the closing tag of a conversation, the hint behind a message."""
+    stage = Stage()
+    await stage.play(turns=6)
+    for role in ("role_player", "rejected"):
+        for before, after in pairwise(stage.asked(role)):
+            assert after[: len(before)] == before
+    for before, after in pairwise(stage.asked("induction")):
+        assert after[0] == before[0]
+        assert after[1]["content"].startswith(before[1]["content"].removesuffix("\n</conversation>"))
+    for before, after in pairwise(stage.asked("preferred")):
+        message = after[len(before) - 1]["content"]
+        assert after[: len(before) - 1] == before[:-1] and before[-1]["content"].startswith(message)
+
+
 async def test_what_was_said_in_another_branch_is_not_known_in_this_one() -> None:
     stage = Stage(
         preferred=Says("answer-preferred"), rejected=Says("answer-rejected"), role_player=ScriptedModel(seed=3)

@@ -1,84 +1,30 @@
-"""Ratios measured in one run: what a call costs, what the journal and the picture add. Run: python -m tests.benchmarks"""
+"""Every figure of docs/scale.md, as ratios within one run since machines are noisy.
+
+python -m tests.benchmarks                   all of them: about ten minutes
+python -m tests.benchmarks client schedule   some
+python -m tests.benchmarks size 100000       a large run: a quarter of an hour, 6 GB of disk
+"""
 
 from __future__ import annotations
 
-import asyncio
+import importlib
 import os
-import pty
-import tempfile
-import threading
-import time
-from contextlib import nullcontext, suppress
-from pathlib import Path
+import platform
+import sys
 
-from rich.console import Console
-
-from aloe_agents.console import show
-from aloe_agents.endpoint import Endpoint, Limits
-from aloe_agents.expansion import RandomPath
-from aloe_agents.journal import Journal
-from aloe_agents.progress import Progress
-from aloe_agents.recorder import Recorder
-from aloe_agents.runners.local import endpoint_lines
-from aloe_agents.runners.simulate import loop_runner
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.simulation import Simulation
-from tests.casts import paper_cast, people
-
-CONVERSATIONS, TURNS = 400, 10
-CALLS = CONVERSATIONS * TURNS * 4
-
-
-async def simulate(journal: Journal | None, screen: Console | None) -> tuple[float, float]:
-    """CPU seconds of a run on the scripted model, and of them those that drawing took."""
-    endpoints = {"scripted": Endpoint("scripted", [ScriptedModel()], Limits(capacity=1024))}
-    progress = Progress("benchmark", 1, TURNS, CONVERSATIONS, lambda: endpoint_lines(endpoints))
-    simulation = Simulation(
-        paper_cast(endpoints["scripted"]),
-        RandomPath(),
-        turns=TURNS,
-        seed=1,
-        recorder=Recorder(journal) if journal else None,
-        observers=[progress.observe] if screen else [],
-    )
-    over, drawing = asyncio.Event(), 0.0
-    began = time.process_time()
-    if screen:
-        picture = asyncio.create_task(show(screen, progress.snapshot, over))
-    await simulation.run(people(CONVERSATIONS))
-    over.set()
-    if screen:
-        drawing = await picture
-    return time.process_time() - began, drawing
-
-
-def terminal() -> Console:
-    """A console on a pseudo-terminal of 160 x 50 that somebody reads."""
-    ours, theirs = pty.openpty()
-
-    def drain() -> None:
-        with suppress(OSError):  # the other end was closed
-            while os.read(ours, 65536):
-                pass
-
-    threading.Thread(target=drain, daemon=True).start()
-    return Console(file=os.fdopen(theirs, "w"), force_terminal=True, width=160, height=50)
+NAMES = ("start", "engine", "client", "schedule", "memory", "prefix", "ray", "size")
 
 
 def main() -> None:
-    screen = terminal()
-    print(f"{CONVERSATIONS} conversations x {TURNS} turns, {CALLS} calls on the scripted model, in process")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, journaled, shown in (("plain", False, False), ("journal", True, False), ("all", True, True)):
-            with Journal(Path(folder) / name) if journaled else nullcontext() as journal, loop_runner() as runner:
-                seconds, drawing = runner.run(simulate(journal, screen if shown else None))
-            figures = f"{seconds / CALLS * 1e6:6.0f} us of CPU a call"
-            if journaled:
-                size = (Path(folder) / name / "journal.sqlite").stat().st_size
-                figures += f", journal {size / CALLS:.0f} bytes a call"
-            if shown:
-                figures += f", drawing {drawing / seconds:.2%} of the run's CPU time"
-            print(f"  {name:<8} {figures}")
+    wanted = [name for name in sys.argv[1:] if not name.isdigit()] or NAMES
+    count = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    if unknown := [name for name in wanted if name not in NAMES]:
+        sys.exit(f"no benchmark is called {unknown[0]!r}; there are {', '.join(NAMES)}")
+    print(f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.platform()}", flush=True)
+    for name in wanted:
+        module = importlib.import_module(f"tests.benchmarks.{name}")
+        module.main(*count if name in ("size", "ray") else ())
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import re
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,9 @@ def possible(prompts: list[tuple[Any, ...]], model: Path, block: int) -> float:
 
 def main() -> None:
     """Print the table."""
+    if find_spec("vllm") is None:
+        print("prefix: not measured, vLLM is not installed (CONTRIBUTING.md)")
+        return
     print(f"prompt tokens from vLLM's prefix cache, {CONVERSATIONS} conversations x {TURNS} turns, {CAPACITY} at once")
     with tempfile.TemporaryDirectory() as folder:
         model, out = Path(folder) / "model", Path(folder) / "run"
@@ -116,7 +120,3 @@ def main() -> None:
               f"{possible(prompts, model, 1):.1%}, in blocks of {block} {possible(prompts, model, block):.1%}")  # fmt: skip
         for name, role in roles.items():
             print(f"    {name:<12} {role['cached_tokens'] / role['prompt_tokens']:.1%} of {role['prompt_tokens']}")
-
-
-if __name__ == "__main__":
-    main()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import sqlite3
 import tempfile
 from collections.abc import Mapping
@@ -125,7 +126,8 @@ def over_http(conversations: int, slots: int) -> tuple[float, float, float]:
     with load_server(MEAN, SIGMA) as url, tempfile.TemporaryDirectory() as folder:
         out = FilePath(folder) / "run"
         config = configured(url, slots)
-        assert simulate(config, people(conversations), out, plain=True) == 0
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            assert simulate(config, people(conversations), out, plain=True) == 0
         with contextlib.closing(sqlite3.connect(out / "journal.sqlite")) as journal:
             rows = journal.execute("SELECT conversation, agent, path, key FROM calls").fetchall()
             began, ended = journal.execute("SELECT min(queued_at), max(finished_at) FROM attempts").fetchone()

@@ -46,7 +46,7 @@ def watched(command: list[str]) -> tuple[float, float, list[float]]:
     return time.monotonic() - began, cpu, [size for size in memory if size]
 
 
-def main(conversations: int = 100_000) -> None:
+def main(conversations: int = 10_000) -> None:
     """Print the figures."""
     calls = conversations * TURNS * 4
     print(f"{conversations} conversations x {TURNS} turns = {calls} calls on the scripted model, as a command")
@@ -64,7 +64,3 @@ def main(conversations: int = 100_000) -> None:
         (out / "trees.jsonl").unlink()
         wall, _, memory = watched(command)
         print(f"  ... with the trees to be written anew: {wall:.1f} s, {max(memory):.0f} MB")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
