@@ -63,6 +63,11 @@ class EndpointTable(_Table):
     base_url: str | list[str] = ""
     """One URL, or one for each replica."""
     model: str = ""
+    client: Literal["http", "openai", "azure"] = "http"
+    """How it is reached: directly, or through the openai SDK where its authentication is needed (base_url is then the
+    resource's, without /v1, for Azure)."""
+    api_version: str | None = None
+    """Azure's."""
     api_key_env: str | None = None
     """The environment variable with the key; "" for a server that wants none."""
     capacity: Positive | Literal["auto"] = AUTO
@@ -196,6 +201,8 @@ def _check(config: Config, where: str) -> None:
                 raise ConfigError(f"{where}: endpoint {name!r}: {url!r} is no http or https URL")
         if not endpoint.model:
             raise ConfigError(f"{where}: endpoint {name!r} has no model")
+        if (endpoint.client == "azure") is not bool(endpoint.api_version):
+            raise ConfigError(f'{where}: endpoint {name!r}: api_version goes with client = "azure", and that needs it')
         if endpoint.api_key_env and not endpoint.api_key_env.isidentifier():
             raise ConfigError(
                 f"{where}: endpoint {name!r}: api_key_env is the name of a variable, never the key itself"

@@ -1,11 +1,12 @@
 """A model behind the openai SDK, for servers that need its authentication (Azure, for one).
 
 It costs ten to twenty times the CPU of ``HttpModel`` a call, growing with the history, so it is for what that cannot
-reach. The SDK's own retries are switched off: the endpoint retries, and nobody else.
+reach. The SDK's own retries and time limits are switched off: those are the endpoint's, and nobody else's.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any, cast
 
 from aloe_agents.answers import Server, completion_of, failure_of, place_of
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 
 class OpenAIModel:
-    """``model`` as ``client`` (an AsyncOpenAI or AsyncAzureOpenAI) reaches it."""
+    """``model`` as ``client`` (an AsyncOpenAI or AsyncAzureOpenAI) reaches it. Give it :func:`connections` as its
+    ``http_client``: the SDK's own keeps 100 open, for five seconds.
+    """
 
     def __init__(self, client: AsyncOpenAI, model: str) -> None:
         self.name = model
-        self._client = client.with_options(max_retries=0)
+        self._client = client.with_options(max_retries=0, timeout=None)
         self._server = Server(place_of(str(client.base_url)), model, client.api_key)
 
     async def close(self) -> None:
@@ -49,3 +52,18 @@ class OpenAIModel:
             text = f"{self._server.place} cannot be reached: {one_line(str(error.__cause__ or error))}"
             raise Transient(FailureReason.UNREACHABLE, text, uncertain=True) from None
         return completion_of(response.content, self._server)
+
+
+def connections(trust_env: bool = True) -> Any:
+    """An ``http_client`` for the SDK that opens and keeps as many connections as there are calls in flight.
+
+    ``trust_env`` says whether the environment's proxies are used.
+    """
+    import openai
+
+    kind = openai.DefaultAsyncHttpxClient
+    module = next(base.__module__ for base in kind.__mro__ if base.__name__ == "AsyncClient")  # httpx2, or older httpx
+    limits = importlib.import_module(module.partition(".")[0]).Limits(
+        max_connections=None, max_keepalive_connections=None, keepalive_expiry=30
+    )
+    return kind(limits=limits, trust_env=trust_env)

@@ -16,7 +16,9 @@ from aloe_agents.config import AUTO, SCRIPTED, Config, EndpointTable, RoleTable,
 from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.errors import ConfigError
 from aloe_agents.expansion import Beam, Full, RandomPath
-from aloe_agents.http_model import HttpModel
+from aloe_agents.http_model import HttpModel, is_loopback
+from aloe_agents.model import ChatModel
+from aloe_agents.openai_model import OpenAIModel, connections
 from aloe_agents.personas import Persona
 from aloe_agents.scripted import ScriptedModel
 from aloe_agents.wiring import Expansion, check
@@ -147,7 +149,7 @@ def _load(name: str, dotted: str, folder: Path | None) -> Any:
 
 def _endpoint(name: str, table: EndpointTable, share: float) -> Endpoint:
     key, key_from = api_key(name, table), table.api_key_env or ""
-    replicas = [HttpModel(url, table.model, key=key, key_from=key_from) for url in table.urls]
+    replicas = [_replica(url, table, key, key_from) for url in table.urls]
     limits = Limits(
         capacity=None if table.capacity == AUTO else table.capacity,
         requests_per_minute=table.requests_per_minute and table.requests_per_minute * share,
@@ -158,3 +160,17 @@ def _endpoint(name: str, table: EndpointTable, share: float) -> Endpoint:
         patience=table.patience,
     )
     return Endpoint(name, replicas, limits, sampling=table.sampling, price=(table.price.input, table.price.output))
+
+
+def _replica(url: str, table: EndpointTable, key: str, key_from: str) -> ChatModel:
+    if table.client == "http":
+        return HttpModel(url, table.model, key=key, key_from=key_from)
+    import openai
+
+    shared: dict[str, Any] = {"api_key": key or "none", "http_client": connections(trust_env=not is_loopback(url))}
+    if table.client == "openai":
+        return OpenAIModel(openai.AsyncOpenAI(base_url=url, **shared), table.model)
+    azure = openai.AsyncAzureOpenAI(
+        azure_endpoint=url, azure_deployment=table.model, api_version=table.api_version, **shared
+    )
+    return OpenAIModel(azure, table.model)

@@ -148,6 +148,8 @@ def test_a_prompt_is_relative_to_the_configuration(tmp_path: Path, monkeypatch: 
         (ENDPOINT + "capacity = 0", "endpoints.big.capacity: input should be greater than or equal to 1, not 0"),
         (ENDPOINT + "capacity = 'ato'", "endpoints.big.capacity: input should be a whole number or \"auto\", not 'ato'"),
         ("[run]\nlive = 2.5", "run.live: input should be a whole number or \"auto\", not 2.5"),
+        (ENDPOINT + "client = 'azure'", "endpoint 'big': api_version goes with client = \"azure\", and that needs it"),
+        (ENDPOINT + "client = 'sdk'", "endpoints.big.client: input should be 'http', 'openai' or 'azure', not 'sdk'"),
         (ENDPOINT + "timeout = -1", "endpoints.big.timeout: input should be greater than 0, not -1"),
         (ENDPOINT + "timeout = inf", "endpoints.big.timeout: input should be a finite number, not inf"),
         (ENDPOINT + "requests_per_minute = 0", "endpoints.big.requests_per_minute: input should be greater than 0, not 0"),

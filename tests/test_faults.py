@@ -15,12 +15,14 @@ import orjson
 import pytest
 
 from aloe_agents.answers import retry_after
+from aloe_agents.config import NEEDED_ROLES, load_config
 from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.errors import CallFailed, FailureReason, Fatal, Stopping, Transient
 from aloe_agents.http_model import HttpModel
 from aloe_agents.limits import Pace, Slots
 from aloe_agents.model import Call, Completion
 from aloe_agents.openai_model import OpenAIModel
+from aloe_agents.runners.build import build_endpoints
 from aloe_agents.testing import run_virtual
 
 KEY = "sk-canary-4711"
@@ -319,6 +321,31 @@ vllm:num_requests_waiting{engine="1",model_name="m"} 5.0
             assert await model.waiting() == expected
             await model.close()
     assert asked == ["/metrics"] * 3
+
+
+@pytest.mark.parametrize("client", ["openai", "azure"])
+async def test_the_sdk_is_reached_from_the_configuration(client: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[aiohttp.web.Request] = []
+
+    async def fine(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        asked.append(request)
+        return aiohttp.web.json_response(answer())
+
+    monkeypatch.setenv("SOME_KEY", KEY)
+    async with serving(fine) as url:
+        azure = {"base_url": url.removesuffix("/v1"), "api_version": "2025-01-01"} if client == "azure" else {}
+        table = {"base_url": url, "model": "m", "api_key_env": "SOME_KEY", "client": client, **azure}
+        roles = {name: {"endpoint": "there"} for name in NEEDED_ROLES}
+        config = load_config(None, {"endpoints.there": table, "roles": roles})
+        endpoint = build_endpoints(config)["there"]
+        assert (await endpoint.chat(CALL)).text == "hi"
+        await endpoint.close()
+    assert asked[0].headers["Idempotency-Key"] == "k1"
+    if client == "azure":
+        assert asked[0].path == "/openai/deployments/m/chat/completions"
+        assert asked[0].query["api-version"] == "2025-01-01" and asked[0].headers["api-key"] == KEY
+    else:
+        assert asked[0].path == "/v1/chat/completions" and asked[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
 async def test_a_request_that_ends_the_run_is_written_down_as_failed_not_as_under_way() -> None:
