@@ -120,6 +120,16 @@ def test_what_waits_in_the_engine_is_taken_back_the_second_time_it_is_seen() -> 
     assert not adaptive.queued(40) and not adaptive.queued(0) and not adaptive.queued(40) and adaptive.now == 65
 
 
+def test_time_in_our_own_queue_is_no_model_s_time() -> None:
+    async def main() -> float:
+        endpoint = Endpoint("e", [Engine("queues", 1, sigma=0.0)], Limits(capacity=1, timeout=0.5, deadline=0.5))
+        await asyncio.gather(*(endpoint.chat(Call(messages=(), conversation=f"c{n}")) for n in range(100)))
+        assert endpoint.tally.retries == {}
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(100 * MEAN)
+
+
 class Flaky:
     """A model that is down between two moments, and counts what it is asked meanwhile."""
 

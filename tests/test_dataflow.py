@@ -8,6 +8,7 @@ from aloe_agents.expansion import RandomPath, coin
 from aloe_agents.messages import ConversationEnded, Message
 from aloe_agents.simulation import Simulation
 from aloe_agents.testing import TimedModel, run_virtual
+from tests.benchmarks import schedule
 from tests.casts import Digest, full_cast, paper_cast, people
 
 CALL = 0.1
@@ -78,3 +79,13 @@ def test_scarce_capacity_serves_the_longest_remaining_chain_first() -> None:
     assert seconds == pytest.approx(CALL * calls, abs=1e-6)
     urgent, _ = duration(5, 10, capacity=2)
     assert urgent <= CALL * (critical_path(5, "p00000", 10) + 1) + 1e-6
+
+
+@pytest.mark.parametrize(("conversations", "slots", "most"), [(100, 64, 1.05), (100, 128, 1.03), (100, 1000, 1.03),
+                                                              (1000, 256, 1.03)])  # fmt: skip
+def test_scarce_slots_are_so_used_that_hardly_a_schedule_is_shorter(
+    conversations: int, slots: int, most: float
+) -> None:
+    """Lognormal service times; beside the lower bound max(work / slots, longest chain)."""
+    times = schedule.drawn_for(conversations)
+    assert 1 - 1e-9 <= schedule.virtual(conversations, slots) / schedule.bound(times, conversations, slots) <= most

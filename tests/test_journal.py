@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.expansion import RandomPath
 from aloe_agents.journal import Journal, differences, open_readonly
+from aloe_agents.model import Completion
 from aloe_agents.personas import Persona
+from aloe_agents.reading import Reading
 from aloe_agents.recorder import Recorder
 from aloe_agents.simulation import Simulation
 from tests.casts import Digest, paper_cast, people
@@ -149,3 +152,28 @@ async def test_what_the_journal_cannot_hold_ends_the_run_and_is_named(tmp_path: 
             await simulation.run([Persona(id="odd", profile="\ud800", personality="x")])
     with pytest.raises(ConfigError, match="cannot be a run's directory"):
         Journal(tmp_path / "journal.sqlite" / "below")
+
+
+async def test_tokens_are_counted_by_role_and_only_what_is_new_is_read_again(tmp_path: Path) -> None:
+    class Cached(Digest):
+        async def chat(self, call):  # type: ignore[no-untyped-def]
+            return Completion(text=(await super().chat(call)).text, prompt_tokens=100, cached_tokens=75)
+
+    described = {"e": {"model": "digest", "capacity": None, "price": (0, 0)}}
+    with Journal(tmp_path) as journal:
+        await journal.claim(seed=0, turns=3, requested=2, settings={}, endpoints=described)
+        reading = Reading(tmp_path)
+        assert reading.accounting()["roles"] == {}
+        for count in (1, 2):
+            endpoint = Endpoint("e", [Cached()], Limits(capacity=4))
+            simulation = Simulation(paper_cast(endpoint), RandomPath(), turns=3, recorder=Recorder(journal))
+            await simulation.run([people(2)[count - 1]])
+            await journal.commit()
+            roles = reading.accounting()["roles"]
+            assert list(roles) == ["induction", "preferred", "rejected", "role_player"]
+            assert roles["rejected"] == {
+                "calls": 3 * count, "prompt_tokens": 300 * count, "completion_tokens": 0, "cached_tokens": 225 * count,
+            }  # fmt: skip
+            assert reading.snapshot().endpoints[0].calls == 12 * count
+            assert reading.accounting()["uncertain"] == 0
+        reading.close()

@@ -62,6 +62,17 @@ def drawn(conversation: str, agent: str, path: Path) -> float:
     return service_seconds(f"{conversation} {agent} {'/'.join(path)}", MEAN, SIGMA)
 
 
+def drawn_for(conversations: int) -> Times:
+    """The service times of all calls of a run."""
+    times = {}
+    for person in people(conversations):
+        path = Path()
+        for _ in range(TURNS):
+            times.update({(person.id, agent, path): drawn(person.id, agent, path) for agent in AGENTS})
+            path = (*path, ("preferred", "rejected")[coin(SEED, person.id, path)])
+    return times
+
+
 class Timed(Memo):
     """A recorder that knows where a call is made, and so how long it takes."""
 
@@ -145,13 +156,7 @@ def main() -> None:
     """Print the table."""
     print(f"makespan / lower bound, {TURNS} turns, service times lognormal, mean {MEAN * 1e3:.0f} ms, sigma {SIGMA}")
     for conversations, slots in CASES:
-        paths = {}
-        for person in people(conversations):
-            path = Path()
-            for _ in range(TURNS):
-                paths.update({(person.id, agent, path): drawn(person.id, agent, path) for agent in AGENTS})
-                path = (*path, ("preferred", "rejected")[coin(SEED, person.id, path)])
-        least = bound(paths, conversations, slots)
+        least = bound(drawn_for(conversations), conversations, slots)
         mine, plain = virtual(conversations, slots) / least, step_by_step(conversations, slots) / least
         makespan, true, said = over_http(conversations, slots)
         print(
