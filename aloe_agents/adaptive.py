@@ -49,16 +49,20 @@ class AdaptiveCapacity:
         self._in_flight += in_flight
         return self._epoch
 
-    def finished(self, ticket: int, seconds: float) -> bool:
-        """The call with this ticket was answered after ``seconds``. Says whether the capacity changed."""
+    def finished(self, ticket: int, seconds: float | None) -> bool:
+        """The call with this ticket is over: answered after ``seconds``, or not (None). Says whether the capacity
+        changed.
+        """
         if ticket != self._epoch:
             return False
-        self._answered += 1
-        self._seconds += seconds
-        if self._answered < 0.9 * self._size:  # the last stragglers are not waited for
+        self._over += 1
+        if seconds is not None:
+            self._answered += 1
+            self._seconds += seconds
+        if self._over < 0.9 * self._size:  # the last stragglers are not waited for
             return False
         before, in_flight = self.now, self._in_flight / self._tickets
-        if in_flight >= IN_USE * self.now:
+        if in_flight >= IN_USE * self.now and self._answered >= self._over / 2:  # else it is not slots that matter
             self._judge(in_flight, self._seconds / self._answered)
         self._begin()
         return self.now != before
@@ -87,7 +91,7 @@ class AdaptiveCapacity:
     def _begin(self) -> None:
         self._epoch += 1
         self._size = max(LEAST, 2 * self.now)
-        self._tickets = self._answered = self._in_flight = 0
+        self._tickets = self._over = self._answered = self._in_flight = 0
         self._seconds = 0.0
 
     def _judge(self, in_flight: float, latency: float) -> None:

@@ -168,7 +168,7 @@ def _endpoint(line: EndpointLine, width: int) -> Text:
     if line.cost:
         text.append(f"  cost {line.cost:.2f}")
     if line.trouble:
-        text.append(f"  answers nobody ({one_line(line.trouble, 80)}), tried again in {line.paused:.0f} s", "bold red")
+        text.append(f"  answers nobody, tried again in {line.paused:.0f} s: {one_line(line.trouble, 200)}", "bold red")
     elif line.paused > 0:
         text.append(f"  paused {line.paused:.0f} s", "bold yellow")
     return text

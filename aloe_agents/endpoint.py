@@ -180,14 +180,16 @@ class Endpoint:
             if call.log:
                 await call.log.sent(self.label, sent - queued)
                 sent = loop.time()
-            ticket = self._adaptive.started(self.slots.taken)
+            ticket, took = self._adaptive.started(self.slots.taken), None
             try:
                 completion = await self._send(call, tries)
+                took = loop.time() - sent
             except (CallFailed, Fatal) as failure:
                 self._note(call, failure, tries, loop.time() - sent)
                 raise
-            if self._adaptive.finished(ticket, loop.time() - sent):
-                self.slots.resize(self._adaptive.now)
+            finally:
+                if self._adaptive.finished(ticket, took):
+                    self.slots.resize(self._adaptive.now)
             self._answered(completion, estimate)
             return completion
         finally:

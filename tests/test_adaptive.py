@@ -95,6 +95,18 @@ def test_an_engine_that_slows_down_gets_as_much_as_still_pays() -> None:
     assert 64 <= seen[-1] <= 512  # at 64 in flight it gives half of its most, at 192 three quarters
 
 
+def test_calls_that_failed_do_not_keep_it_from_growing() -> None:
+    class Late(Engine):
+        async def chat(self, call: Call) -> Completion:
+            if asyncio.get_running_loop().time() < 10:
+                raise Transient(R.UNREACHABLE, "not up yet")
+            return await super().chat(call)
+
+    engine = Late("queues", 60)
+    _, seen = load(engine, 300, 60)
+    assert max(seen[:10]) == 8 and seen[-1] >= 50
+
+
 def test_what_is_not_used_does_not_grow() -> None:
     _, seen = load(Engine("queues", 500), 20, 60)
     assert max(seen) <= 40
