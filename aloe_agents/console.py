@@ -272,7 +272,7 @@ def summary(accounting: dict[str, Any], efficiency: Efficiency | None, directory
         lines.append(Text(f"{accounting['uncertain']} attempts were cut off: the server may have charged for them"))
     if damaged:
         lines.append(Text(f"{damaged} answers in the journal were damaged and have been asked for again"))
-    if efficiency is not None and efficiency.bound >= 1:  # of a model that takes no time it says nothing
+    if efficiency is not None:
         lines.append(Text(inert(f"{efficiency}")))
     lines.append(Text(f"{accounting['completed'] + failed} trees in {inert(str(directory / 'trees.jsonl'))}"))
     return Group(*lines)

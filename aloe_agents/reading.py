@@ -96,11 +96,12 @@ class Reading:
         }
 
     def efficiency(self) -> Efficiency | None:
-        """How near this process's part of the run came to its lower bound; None where no endpoint noted times."""
+        """How near the run, since it was last begun, came to its lower bound; None where models took no time."""
         began = self._rows("SELECT began FROM run")[0][0]
         times = self._rows(
             """SELECT endpoint, min(queued_at), max(finished_at), total(finished_at - started_at) FROM attempts
-               WHERE started_at >= ? AND finished_at IS NOT NULL GROUP BY endpoint""",
+               WHERE started_at >= ? AND finished_at IS NOT NULL GROUP BY endpoint
+               HAVING avg(finished_at - started_at) > 0.001""",
             (began,),
         )
         used = {name: self.endpoints[name] for name, *_ in times if name in self.endpoints}
