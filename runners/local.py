@@ -26,7 +26,6 @@ class Local:
         self._config, self._parts, self._personas, self._out = config, parts, personas, out
 
     async def open(self, claim: dict[str, Any]) -> None:
-        """Open the journal. Raises ConfigError where that cannot be."""
         run, endpoints = self._config.run, self._parts.endpoints
         self._journal = Journal(self._out)
         self._recorder = Recorder(self._journal)
@@ -45,9 +44,6 @@ class Local:
         await self._journal.claim(**claim)
 
     async def run(self) -> None:
-        """Hold all conversations, until all is on the disk. Raises Fatal if one ended the run, after what was in
-        flight had landed.
-        """
         try:
             await self._simulation.run(self._personas)
         finally:
@@ -55,35 +51,28 @@ class Local:
                 await self._journal.commit()
 
     def stop(self) -> None:
-        """Ask nothing more; what is in flight lands."""
         self._simulation.stop()
 
     @property
     def stopped(self) -> bool:
-        """Whether the run was stopped."""
         return self._simulation.stopped
 
     @property
     def damaged(self) -> int:
-        """Answers of the journal that had to be asked for again."""
         return self._recorder.damaged
 
     @property
     def idle(self) -> bool:
-        """Whether the run had come to its end before, and nothing was left to do."""
         return self._journal.over and self._simulation.skipped == len(self._personas)
 
     def snapshot(self, finished: bool = False) -> Snapshot:
-        """The run now."""
         self._progress.skipped = self._simulation.skipped
         return self._progress.snapshot(finished)
 
     async def finish(self) -> None:
-        """Note that the run came to its end."""
         await self._journal.finish({name: endpoint.slots.peak for name, endpoint in self._parts.endpoints.items()})
 
     async def close(self) -> None:
-        """Let go of journal and connections."""
         if hasattr(self, "_journal"):
             self._journal.close()
         for endpoint in self._parts.endpoints.values():

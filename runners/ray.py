@@ -6,7 +6,7 @@
 2. One ledger, an actor on the machine that holds the run's directory, is the only writer of the journal. A worker
    sends what waits to be written as one batch, awaits it, and sends the next: a group commit across the network.
 3. An endpoint's capacity and pace are those of the whole cluster. The ledger lends slots: a worker reports how many
-   it uses and wants, several times a second, and gets its share. Where none is given, each worker finds its own.
+   it uses and wants, and gets its share. Where no capacity is given, each worker finds its own.
 
 Nothing is decided here that could change a tree: coins, keys and trees come from the same code as on one machine.
 Keys of servers are read from each worker's own environment, and go through no message.
@@ -43,7 +43,7 @@ from aloe_agents.recorder import END, Recorder
 from aloe_agents.runners import build
 from aloe_agents.simulation import Simulation
 
-SHARD = 16  # personas that a worker takes at a time, or half of its live conversations where that is less
+SHARD = 16  # personas that a worker takes at a time
 REPORT = 0.25  # seconds between two reports of a worker on its slots
 LIVES = 4  # workers that may be started, one after the other, where one is wanted
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ log = logging.getLogger(__name__)
 class Ledger:
     """The one writer: holds the journal, gives personas out, lends slots. An actor."""
 
-    journal: Any = None
+    def __init__(self, workers: int) -> None:
+        self.workers, self.journal = workers, cast(Any, None)
 
     async def open(self, out: Path, claim: dict[str, Any], personas: Sequence[Persona]) -> tuple[float, bool]:
         """Open the journal in ``out``. Returns the run's origin, and whether nothing is left to do."""
@@ -62,14 +63,19 @@ class Ledger:
         self.queue = deque(persona for persona in personas if persona.id not in done)
         self.held: dict[int, dict[str, Persona]] = {}
         self.sent: dict[tuple[int, int], int] = {}
-        capacities = {name: endpoint["capacity"] for name, endpoint in claim["endpoints"].items()}
-        self.leases = {name: Leases(slots) for name, slots in capacities.items() if slots}
+        self.leases = {name: Leases(e["capacity"]) for name, e in claim["endpoints"].items() if e["capacity"]}
         return journal.origin, journal.over and not self.queue
 
     async def take(self, worker: int, count: int) -> list[Persona]:
-        """The next ``count`` personas; the worker holds them until it says that they ended."""
-        taken = [self.queue.popleft() for _ in range(min(count, len(self.queue)))]
-        self.held.setdefault(worker, {}).update((persona.id, persona) for persona in taken)
+        """The next ``count`` personas at most, none when there are none left; the worker holds them until they ended.
+        Who holds as many as an even share waits, or the last worker to start would find nothing to do.
+        """
+        mine, taken = self.held.setdefault(worker, {}), cast(list[Persona], [])
+        while self.queue and not taken:
+            share = -(-(len(self.queue) + sum(map(len, self.held.values()))) // self.workers) - len(mine)
+            taken = [self.queue.popleft() for _ in range(min(count, share, len(self.queue)))]
+            mine.update((persona.id, persona) for persona in taken)
+            await asyncio.sleep(0 if taken else REPORT)
         return taken
 
     async def write(self, worker: int, statements: Sequence[Statement]) -> None:
@@ -87,7 +93,11 @@ class Ledger:
         """Slots by endpoint that the worker may use from now on."""
         return {name: self.leases[name].report(worker, *counts) for name, counts in used.items() if name in self.leases}
 
-    async def lost(self, worker: int) -> None:
+    async def stop(self) -> None:
+        """Give no more personas out."""
+        self.queue.clear()
+
+    async def left(self, worker: int) -> None:
         """A worker is gone: what it held is to be held again, what it had sent may have been answered."""
         self.queue.extendleft(self.held.pop(worker, {}).values())
         for leases in self.leases.values():
@@ -125,9 +135,7 @@ class RemoteJournal:
     _waiting: list[asyncio.Future[None]] = field(default_factory=list)
     _sending: asyncio.Task[None] | None = None
     _broken: Fatal | None = None
-
-    def __post_init__(self) -> None:
-        self.number = itertools.count(1).__next__  # the ledger has numbers of its own
+    number: Any = field(default_factory=lambda: itertools.count(1).__next__)  # the ledger has numbers of its own
 
     def now(self) -> float:
         return time.time() - self.origin
@@ -184,7 +192,7 @@ class Worker:
                 endpoint.lend(0)
         borrowing = asyncio.create_task(self._borrow(parts.endpoints))
         try:
-            await self.simulation.run(self._personas(max(1, min(SHARD, live // 2))))
+            await self.simulation.run(self._personas())
             await journal.commit()
         finally:
             borrowing.cancel()
@@ -197,8 +205,8 @@ class Worker:
         if self.simulation:
             self.simulation.stop()
 
-    async def _personas(self, shard: int) -> AsyncIterator[Persona]:
-        while not self.simulation.stopped and (taken := await self.ledger.take.remote(self.number, shard)):
+    async def _personas(self) -> AsyncIterator[Persona]:
+        while not self.simulation.stopped and (taken := await self.ledger.take.remote(self.number, SHARD)):
             for persona in taken:
                 yield persona
 
@@ -229,43 +237,35 @@ class Cluster:
     _reading: Any = None
 
     async def open(self, claim: dict[str, Any]) -> None:
-        """Start or join the cluster, and open the journal. Raises ConfigError where that cannot be."""
         local = {} if self.address else {"num_cpus": self.workers or os.cpu_count(), "include_dashboard": False}
         try:
             ray.init(self.address, log_to_driver=not sys.stdout.isatty(), logging_level="ERROR", **local)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"no Ray cluster at {self.address!r}: {_said(error)}") from None
-        self.workers = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._ledger = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote()
-        try:
+            self.workers = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            ledger = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here)
+            self._ledger = ledger.remote(self.workers)
             self._origin, self.idle = await self._ledger.open.remote(self.out.absolute(), claim, self.personas)
-        except AloeError as error:
+        except (AloeError, ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(_said(error)) from None
         self._reading = Reading(self.out)
 
     async def run(self) -> None:
-        """Hold all conversations. Raises Fatal if one ended the run, after what was in flight had landed."""
         kept = (self._keep(first) for first in range(self.workers))
         for error in filter(None, await asyncio.gather(*kept, return_exceptions=True)):
             raise error
 
     def stop(self) -> None:
-        """Ask nothing more; what is in flight lands."""
         self.stopped = True
-        for worker in self._live.values():
-            worker.stop.remote()
+        for actor in (self._ledger, *self._live.values()):
+            actor.stop.remote()
 
     def snapshot(self, finished: bool = False) -> Snapshot:
-        """The run as its journal has it."""
         return cast(Snapshot, self._reading.snapshot())
 
     async def finish(self) -> None:
-        """Note that the run came to its end."""
         self._ended = True
 
     async def close(self) -> None:
-        """Let go of journal and cluster."""
         if self._reading:
             self._reading.close()
         if self._ledger:
@@ -279,6 +279,7 @@ class Cluster:
             worker = self._live[number] = ray.remote(Worker).options(num_cpus=1).remote(*mine)
             try:
                 self.damaged += await worker.run.remote()
+                await self._ledger.left.remote(number)
                 return
             except AloeError as error:
                 self.stop()
@@ -287,7 +288,7 @@ class Cluster:
                 raise  # no worker was lost: something in here is wrong
             except RayError as error:
                 log.warning("worker %d is lost (%s); others go on with what it held", number, type(error).__name__)
-                await self._ledger.lost.remote(number)
+                await self._ledger.left.remote(number)
                 if self.stopped:
                     return
             finally:

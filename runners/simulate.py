@@ -36,17 +36,36 @@ class Engine(Protocol):
     """What holds the conversations and their journal: ``local.Local`` here, ``ray.Cluster`` on many machines."""
 
     @property
-    def damaged(self) -> int: ...
+    def damaged(self) -> int:
+        """Answers of the journal that had to be asked for again."""
+
     @property
-    def stopped(self) -> bool: ...
+    def stopped(self) -> bool:
+        """Whether the run was stopped."""
+
     @property
-    def idle(self) -> bool: ...
-    async def open(self, claim: dict[str, Any]) -> None: ...
-    async def run(self) -> None: ...
-    def stop(self) -> None: ...
-    def snapshot(self, finished: bool = False) -> Snapshot: ...
-    async def finish(self) -> None: ...
-    async def close(self) -> None: ...
+    def idle(self) -> bool:
+        """Whether the run had come to its end before, and nothing was left to do."""
+
+    async def open(self, claim: dict[str, Any]) -> None:
+        """Open the journal. Raises ConfigError where that cannot be."""
+
+    async def run(self) -> None:
+        """Hold all conversations, until all is on the disk. Raises Fatal if one ended the run, after what was in
+        flight had landed.
+        """
+
+    def stop(self) -> None:
+        """Ask nothing more; what is in flight lands."""
+
+    def snapshot(self, finished: bool = False) -> Snapshot:
+        """The run now."""
+
+    async def finish(self) -> None:
+        """Note that the run came to its end."""
+
+    async def close(self) -> None:
+        """Let go of journal, connections, cluster."""
 
 
 @dataclass(frozen=True)
