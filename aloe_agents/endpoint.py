@@ -244,6 +244,8 @@ class Endpoint:
         if call.log:
             call.log.failed(str(reason), uncertain=uncertain)
         self.tally.retries[reason] = self.tally.retries.get(reason, 0) + 1
+        if reason not in _SILENT:  # whatever it said, it is there
+            self._there()
         if not isinstance(failure, Transient):
             return
         if reason is FailureReason.RATE_LIMITED:
@@ -260,6 +262,7 @@ class Endpoint:
         now, was_open = asyncio.get_running_loop().time(), self.breaker.open
         wait = self.breaker.failed(call.conversation, str(failure), now, refused=not failure.uncertain)
         if wait:
+            wait = max(wait, min(failure.retry_after or 0.0, LONGEST_PAUSE))
             self.pause.extend(now + wait * (1 + 0.2 * self._jitter.random()))
         if self.breaker.open and not was_open:
             log.warning("%s does not answer (%s); waiting for it, nothing is sent meanwhile", self.label, failure)
@@ -268,6 +271,10 @@ class Endpoint:
                 f"{self.label} has answered nobody for {self.limits.patience / 60:.0f} minutes ({failure}); all that "
                 "was answered is kept: run the same command again when it is back"
             )
+
+    def _there(self) -> None:
+        if self.breaker.succeeded(asyncio.get_running_loop().time()):
+            log.warning("%s answers again", self.label)
 
     def _refused(self, failure: Transient) -> None:
         now = asyncio.get_running_loop().time()
@@ -294,8 +301,7 @@ class Endpoint:
     def _answered(self, completion: Completion, estimate: float) -> None:
         now = asyncio.get_running_loop().time()
         self._refused_since, self._refusals = None, 0
-        if self.breaker.succeeded(now):
-            log.warning("%s answers again", self.label)
+        self._there()
         tally = self.tally
         tally.calls += 1
         tally.prompt_tokens += completion.prompt_tokens

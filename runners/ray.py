@@ -8,8 +8,7 @@
 3. An endpoint's capacity and pace are those of the whole cluster. The ledger lends slots: a worker reports how many
    it uses and wants, and gets its share. Where no capacity is given, each worker finds its own.
 
-Nothing is decided here that could change a tree: coins, keys and trees come from the same code as on one machine.
-Keys of servers are read from each worker's own environment, and go through no message.
+Nothing is decided here that could change a tree. Keys of servers are read from each worker's own environment.
 """
 
 from __future__ import annotations

@@ -188,6 +188,24 @@ def test_a_server_that_stays_away_ends_the_run_and_one_poisonous_call_does_not()
     assert isinstance(poisonous[0], CallFailed) and poisonous[0].reason is R.SERVER_ERROR
 
 
+def test_whatever_a_server_says_shows_that_it_is_there() -> None:
+    class Grumpy(Flaky):
+        async def chat(self, call: Call) -> Completion:
+            if asyncio.get_running_loop().time() < self.until:
+                return await super().chat(call)
+            raise CallFailed(R.REFUSED_REQUEST, "no")
+
+    async def main() -> float:
+        endpoint = Endpoint("big", [Grumpy(until=10.0)], Limits(capacity=8))
+        calls = (endpoint.chat(Call(messages=(), conversation=f"c{n}")) for n in range(50))
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(end, CallFailed) and end.reason is R.REFUSED_REQUEST for end in ends)
+        assert not endpoint.breaker.open
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) < 20
+
+
 def test_a_replica_that_is_down_is_passed_over_for_a_while() -> None:
     async def main() -> None:
         endpoint = Endpoint("e", [down, Flaky(0.0)])
