@@ -24,6 +24,8 @@ from aloe_agents.progress import SHOWN, Dialogue, EndpointLine, Snapshot
 from aloe_agents.tree import Said, Tree, build_tree
 
 TREES = "trees.jsonl"
+PIECE = 50_000
+"""Rows that are grouped at a time."""
 _COUNTS = ("calls", "prompt_tokens", "completion_tokens", "cached_tokens")
 _OVER = """SELECT id, persona_id, profile, personality, status, calls, prompt_tokens, completion_tokens
             FROM conversations WHERE status IN ('completed', 'failed') ORDER BY id"""
@@ -98,15 +100,12 @@ class Reading:
     def efficiency(self) -> Efficiency | None:
         """How near the run, since it was last begun, came to its lower bound; None where models took no time."""
         began = self._rows("SELECT began FROM run")[0][0]
-        times = self._rows(
-            """SELECT endpoint, min(queued_at), max(finished_at), total(finished_at - started_at) FROM attempts
-               WHERE started_at >= ? AND finished_at IS NOT NULL GROUP BY endpoint
-               HAVING avg(finished_at - started_at) > 0.001""",
-            (began,),
-        )
-        used = {name: self.endpoints[name] for name, *_ in times if name in self.endpoints}
-        slots = {name: endpoint["capacity"] or endpoint.get("peak") for name, endpoint in used.items()}
-        if not times or not all(slots.get(name) for name, *_ in times):
+        sql = """SELECT min(queued_at), max(finished_at), total(finished_at - started_at), count(*) FROM attempts
+                 WHERE endpoint = ? AND started_at >= ? AND finished_at IS NOT NULL"""
+        times = [(name, *self._rows(sql, (name, began))[0]) for name in self.endpoints]
+        times = [row[:4] for row in times if row[4] and row[3] / row[4] > 0.001]
+        slots = {name: endpoint["capacity"] or endpoint.get("peak") for name, endpoint in self.endpoints.items()}
+        if not times or not all(slots[name] for name, *_ in times):
             return None
         work = {name: seconds / slots[name] for name, _, _, seconds in times}
         longest, chain = max(work.values()), 0.0
@@ -196,12 +195,9 @@ class Reading:
     def _used(self) -> dict[tuple[str, str], list[int]]:
         """Calls and tokens by endpoint and agent. Only what is new since the last time is read."""
         newest = self._rows("SELECT coalesce(max(number), 0) FROM calls")[0][0]
-        rows = self._rows(
-            """SELECT endpoint, agent, count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens)
-               FROM calls WHERE number > ? AND number <= ? GROUP BY endpoint, agent""",
-            (self._calls_read, newest),
-        )
-        for endpoint, agent, *counts in rows:
+        sql = """SELECT endpoint, agent, count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens)
+                 FROM calls WHERE number > ? AND number <= ? GROUP BY endpoint, agent"""
+        for endpoint, agent, *counts in self._piecewise(sql, self._calls_read, newest):
             known = self._usage.setdefault((endpoint, agent), [0] * len(_COUNTS))
             known[:] = (old + new for old, new in zip(known, counts, strict=True))
         self._calls_read = newest
@@ -215,10 +211,15 @@ class Reading:
             0
         ][0]
         settled = newest if open_from is None else open_from - 1
-        for *group, count in self._rows(sql, (self._attempts_read, settled)):
+        for *group, count in self._piecewise(sql, self._attempts_read, settled):
             self._settled[tuple(group)] += count
         self._attempts_read = settled
         return self._settled + Counter({tuple(group): count for *group, count in self._rows(sql, (settled, newest))})
+
+    def _piecewise(self, sql: str, after: int, last: int) -> Iterator[Any]:
+        """The groups of rows numbered ``after`` + 1 to ``last``, so many rows at a time that grouping stays in memory."""
+        for start in range(after, last, PIECE):
+            yield from self._rows(sql, (start, min(start + PIECE, last)))
 
     def _endpoint_lines(self) -> list[EndpointLine]:
         lines = {n: EndpointLine(n, e["model"], e["capacity"]) for n, e in self.endpoints.items()}

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import httpx
 import pytest
 
+from aloe_agents.http_model import HttpModel
 from tests.tiny_models import make_tiny_qwen2
 from tests.vllm_server import processes, require_vllm, session_members, vllm_server
 
 CORPUS = ["I moved to Lisbon in spring and I still miss the snow.", "What would you cook for six people on a Sunday?"]
+
+
+async def _waiting(base_url: str) -> int | None:
+    """How many requests wait in the engine, as an endpoint of unknown capacity reads it."""
+    model = HttpModel(base_url, "tiny")
+    try:
+        return await model.waiting()
+    finally:
+        await model.close()
 
 
 @pytest.mark.vllm
@@ -39,4 +50,5 @@ def test_vllm_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
         assert body["model"] == "tiny"
         assert body["choices"][0]["message"]["role"] == "assistant"
         assert 0 < body["usage"]["completion_tokens"] <= 16
+        assert asyncio.run(_waiting(base_url)) == 0
     assert [pid for session in sessions for pid in session_members(session)] == []
