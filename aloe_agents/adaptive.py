@@ -80,11 +80,11 @@ class AdaptiveCapacity:
 
     def queued(self, waiting: int) -> bool:
         """The engine says that so many calls wait in it. Believed the second time; says whether it made a change."""
-        too_many = waiting > max(2, self.now // 10)
+        too_many = waiting > max(2, self.now // 4)
         believed, self._waited_before = too_many and self._waited_before, too_many
         if believed:
             self._waited_before = False  # the engine gets time to show the difference
-            self._settle(self.now - waiting + max(2, self.now // 20))
+            self._settle(self.now - waiting + max(2, self.now // 8))  # a few keep its batches full
             self._begin()
         return believed
 

@@ -90,7 +90,8 @@ class HttpModel:
         if self._session is None or self._loop is not loop:
             self._loop = loop
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=300),
+                # let go before the server does: uvicorn, and so vLLM, closes what idled for 5 seconds
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4, ttl_dns_cache=300),
                 timeout=aiohttp.ClientTimeout(total=None),  # the attempt's deadline is the endpoint's
                 trust_env=not is_loopback(self.base_url),
                 auto_decompress=True,

@@ -128,8 +128,8 @@ def test_a_given_capacity_is_cut_once_an_episode_and_comes_back() -> None:
 
 def test_what_waits_in_the_engine_is_taken_back_the_second_time_it_is_seen() -> None:
     adaptive = AdaptiveCapacity(1024, 100)
-    assert not adaptive.queued(40) and adaptive.queued(40) and adaptive.now == 65
-    assert not adaptive.queued(40) and not adaptive.queued(0) and not adaptive.queued(40) and adaptive.now == 65
+    assert not adaptive.queued(40) and adaptive.queued(40) and adaptive.now == 72
+    assert not adaptive.queued(40) and not adaptive.queued(0) and not adaptive.queued(40) and adaptive.now == 72
 
 
 def test_time_in_our_own_queue_is_no_model_s_time() -> None:
