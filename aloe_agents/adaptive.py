@@ -20,7 +20,7 @@ import math
 
 IN_USE = 0.8
 RISE = 0.25
-HOLD = 10
+HOLD = 6
 SLOWER = 1.5
 LEAST = 32
 """Calls an epoch, or twice the capacity where that is more."""
