@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import math
 
-IN_USE = 0.8
+IN_USE = 0.8  # of the capacity: less is no demand for more
 RISE = 0.25
 HOLD = 6
-SLOWER = 1.5
-LEAST = 32
-"""Calls an epoch, or twice the capacity where that is more."""
+SLOWER = 1.5  # seconds a call, over what they used to be
+LEAST = 32  # calls an epoch, or twice the capacity where that is more
 
 
 class AdaptiveCapacity:
