@@ -132,8 +132,8 @@ class Journal:
                 self._numbers = itertools.count(attempts + 1)
             except (OSError, sqlite3.Error) as error:
                 raise ConfigError(f"the journal {self.path} cannot be used: {error}") from None
-            if self.run and self.run[0] != FORMAT:
-                raise ConfigError(f"{self.path} has format {self.run[0]}, and this version writes {FORMAT}")
+            if self.run:
+                check_format(self.path, self.run[0])
             undo.pop_all()
         self.origin: float = self.run[6] if self.run else time.time()
         self.over = bool(self.run and self.run[8] is not None)
@@ -319,6 +319,14 @@ def open_readonly(directory: Path) -> sqlite3.Connection:
             except sqlite3.Error as error:
                 failure = error
     raise ConfigError(f"{path} cannot be read: {failure}")
+
+
+def check_format(path: Path, found: int) -> None:
+    """Refuse a journal that another version wrote. Raises ConfigError."""
+    if found != FORMAT:
+        raise ConfigError(
+            f"{path} has format {found}, and this version writes {FORMAT}: use the version that wrote it, or another --out"
+        )
 
 
 def differences(directory: Path, settings: dict[str, str]) -> list[str]:

@@ -18,7 +18,7 @@ import orjson
 
 from aloe_agents.efficiency import Efficiency, longest_chain
 from aloe_agents.errors import ConfigError
-from aloe_agents.journal import open_readonly
+from aloe_agents.journal import FILE, check_format, open_readonly
 from aloe_agents.personas import Persona
 from aloe_agents.progress import SHOWN, Dialogue, EndpointLine, Snapshot
 from aloe_agents.tree import Said, Tree, build_tree
@@ -38,9 +38,10 @@ class Reading:
         self.directory = directory
         self._connection = open_readonly(directory)
         try:
-            row = self._rows("SELECT seed, turns, requested, origin, finished, settings FROM run")
+            row = self._rows("SELECT seed, turns, requested, origin, finished, settings, format FROM run")
             if not row:
                 raise ConfigError(f"the run in {directory} has not begun")
+            check_format(directory / FILE, row[0][6])
         except ConfigError:
             self.close()
             raise

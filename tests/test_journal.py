@@ -90,8 +90,9 @@ def test_a_newer_format_and_a_file_that_is_no_journal_are_refused(tmp_path: Path
     with sqlite3.connect(tmp_path / "new" / "journal.sqlite") as connection:
         connection.execute("UPDATE run SET format = 99")
     connection.close()
-    with pytest.raises(ConfigError, match="has format 99, and this version writes 2"):
-        Journal(tmp_path / "new")
+    for opened in (Journal, Reading):
+        with pytest.raises(ConfigError, match="has format 99, and this version writes 2: use the version"):
+            opened(tmp_path / "new")
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk" / "journal.sqlite").write_bytes(b"not a database at all" * 100)
     with pytest.raises(ConfigError, match="cannot be used: file is not a database"):
