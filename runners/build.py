@@ -109,12 +109,14 @@ def settings(config: Config, personas: Sequence[Persona]) -> dict[str, str]:
     """
     run = config.run
     shape = {"full": f" of depth {run.depth}", "beam": f" of width {run.width}"}.get(run.expansion, "")
-    people = hashlib.sha256(repr([(p.id, p.profile, p.personality) for p in personas]).encode()).hexdigest()
+    people = hashlib.sha256()
+    for persona in personas:
+        people.update(repr((persona.id, persona.profile, persona.personality)).encode())
     found = {
         "seed": str(run.seed),
         "turns": str(run.turns),
         "expansion": run.expansion + shape,
-        "personas": f"{len(personas)} (digest {people[:12]})",
+        "personas": f"{len(personas)} (digest {people.hexdigest()[:12]})",
     }
     for name, role in config.roles.items():
         endpoint = config.endpoints.get(role.endpoint or "", EndpointTable(model=SCRIPTED))
