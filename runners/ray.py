@@ -283,8 +283,8 @@ class Cluster:
             except AloeError as error:
                 self.stop()
                 raise Fatal(_said(error)) from None
-            except RayTaskError:
-                raise  # no worker was lost: something in here is wrong
+            except RayTaskError as error:  # no worker was lost: something in here, or in a role, is wrong
+                raise RuntimeError(_said(error)) from error
             except RayError as error:
                 log.warning("worker %d is lost (%s); others go on with what it held", number, type(error).__name__)
                 await self._ledger.left.remote(number)
