@@ -94,7 +94,7 @@ async def test_a_run_says_how_near_it_came(tmp_path: Path, capacity: int, bound_
         await simulation.run(people(4))
     with contextlib.closing(Reading(tmp_path)) as reading:
         efficiency = reading.efficiency()
-    assert efficiency is not None and 1.0 <= efficiency.ratio < 2
+    assert efficiency is not None and efficiency.ratio >= 1.0
     assert efficiency.work["slow"] >= 48 * 0.02 / capacity
     assert (efficiency.chain < efficiency.work["slow"]) is bound_by_work
     assert ("the work of slow" if bound_by_work else "the longest chain") in str(efficiency)
