@@ -28,6 +28,10 @@ _OVERFLOW = re.compile(
 )
 
 
+KEPT_IDLE = 4.0
+"""Seconds for which a connection is kept idle: let go before the server does. uvicorn, and so vLLM, closes at 5."""
+
+
 @dataclass(frozen=True)
 class Server:
     """Who answered, for error messages; the key, so that no message repeats it."""

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from aloe_agents.answers import Server, completion_of, failure_of, place_of
+from aloe_agents.answers import KEPT_IDLE, Server, completion_of, failure_of, place_of
 from aloe_agents.errors import CallFailed, FailureReason, Transient
 from aloe_agents.model import Call, Completion
 from aloe_agents.text import one_line
@@ -90,8 +90,7 @@ class HttpModel:
         if self._session is None or self._loop is not loop:
             self._loop = loop
             self._session = aiohttp.ClientSession(
-                # let go before the server does: uvicorn, and so vLLM, closes what idled for 5 seconds
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4, ttl_dns_cache=300),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_IDLE, ttl_dns_cache=300),
                 timeout=aiohttp.ClientTimeout(total=None),  # the attempt's deadline is the endpoint's
                 trust_env=not is_loopback(self.base_url),
                 auto_decompress=True,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, cast
 
-from aloe_agents.answers import Server, completion_of, failure_of, place_of
+from aloe_agents.answers import KEPT_IDLE, Server, completion_of, failure_of, place_of
 from aloe_agents.errors import FailureReason, Transient
 from aloe_agents.model import Call, Completion
 from aloe_agents.text import one_line
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 class OpenAIModel:
     """``model`` as ``client`` (an AsyncOpenAI or AsyncAzureOpenAI) reaches it. Give it :func:`connections` as its
-    ``http_client``: the SDK's own keeps 100 open, for five seconds.
+    ``http_client``: the SDK's own keeps 100 open, and as long as servers do.
     """
 
     def __init__(self, client: AsyncOpenAI, model: str) -> None:
@@ -64,6 +64,6 @@ def connections(trust_env: bool = True) -> Any:
     kind = openai.DefaultAsyncHttpxClient
     module = next(base.__module__ for base in kind.__mro__ if base.__name__ == "AsyncClient")  # httpx2, or older httpx
     limits = importlib.import_module(module.partition(".")[0]).Limits(
-        max_connections=None, max_keepalive_connections=None, keepalive_expiry=30
+        max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_IDLE
     )
     return kind(limits=limits, trust_env=trust_env)

@@ -208,9 +208,8 @@ class Reading:
         """Attempts by endpoint, state and reason. Those before the oldest that is under way are read once."""
         sql = "SELECT endpoint, state, reason, count(*) FROM attempts WHERE id > ? AND id <= ? GROUP BY 1, 2, 3"
         newest = self._rows("SELECT coalesce(max(id), 0) FROM attempts")[0][0]
-        open_from = self._rows("SELECT min(id) FROM attempts WHERE id > ? AND state = 'sent'", (self._attempts_read,))[
-            0
-        ][0]
+        sent = "SELECT min(id) FROM attempts WHERE id > ? AND state = 'sent'"
+        open_from = self._rows(sent, (self._attempts_read,))[0][0]
         settled = newest if open_from is None else open_from - 1
         for *group, count in self._piecewise(sql, self._attempts_read, settled):
             self._settled[tuple(group)] += count

@@ -163,9 +163,7 @@ def simulate(
             for name, endpoint in parts.endpoints.items()
         },
     }
-    engine: Engine = Local(config, parts, personas, out)
-    if cluster is not None:
-        engine = _cluster(config, personas, out, folder, cluster)
+    engine = _cluster(config, personas, out, folder, cluster) if cluster else Local(config, parts, personas, out)
     with loop_runner() as runner:
         return runner.run(_run(engine, claim, out, config.to_toml(), plain))
 
