@@ -24,11 +24,15 @@ from aloe_agents.text import one_line
 SCRIPTED = "scripted"
 """The endpoint that is always there: the built-in scripted model, in process."""
 AUTO: Final = "auto"
-BUILT_IN_ROLES = ("role_player", "induction", "preferred", "rejected", "judge")
+BUILT_IN_ROLES = ("role_player", "induction", "preferred", "rejected", "judge", "generator")
 NEEDED_ROLES = BUILT_IN_ROLES[:4]
+POOL_ROLES = ("generator",)
+"""Roles by which pools grow; the others hold conversations."""
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 PositiveNumber = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Similar = Annotated[float, Field(ge=-1, le=1)]
 
 
 class _Table(BaseModel):
@@ -101,10 +105,35 @@ class RoleTable(_Table):
     """Further arguments of the role's class."""
 
 
+class PoolTable(_Table):
+    """``[pool]``: how pools grow and are compared."""
+
+    target: Positive | None = None
+    """Members at which growth ends; by itself the paper's 330 profiles or 71 personalities."""
+    examples: Positive = 5
+    wanted: Positive = 20
+    """Items that a round asks for."""
+    ahead: Positive = 4
+    """Rounds under way at once."""
+    bottleneck: Share = 0.05
+    window: Positive = 5
+    """Rounds over which the share of new items is taken; it ends growth below ``bottleneck``."""
+    threshold: Similar = 0.6
+    similarity: Literal["centred", "raw", "off"] = "centred"
+    embedder: str | None = None
+    """A model of sentence-transformers, ``lexical``, ``endpoint:NAME`` or ``module:thing``; by itself what the pool's
+    vectors were made with, or else all-MiniLM-L6-v2."""
+    calls: Positive | None = None
+    """Budget of a growth; so are the next two."""
+    tokens: Positive | None = None
+    money: PositiveNumber | None = None
+
+
 class Config(_Table):
     """The whole file."""
 
     run: RunTable = RunTable()
+    pool: PoolTable = PoolTable()
     endpoints: dict[str, EndpointTable] = {}
     roles: dict[str, RoleTable] = {}
 
@@ -113,8 +142,13 @@ class Config(_Table):
         return tomli_w.dumps(self.model_dump(by_alias=True, exclude_none=True))
 
 
-def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    path: Path | None = None, overrides: Mapping[str, Any] | None = None, needed: Sequence[str] = NEEDED_ROLES
+) -> Config:
     """The configuration in ``path`` (none: all defaults), with dotted ``overrides`` (``{"run.turns": 3}``) on top.
+
+    ``needed`` are the roles without which there is nothing to do; of the roles, those that hold conversations are kept,
+    or those by which pools grow.
 
     Raises ConfigError for whatever cannot be used.
     """
@@ -141,9 +175,9 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         raise ConfigError(f"{where}: {_explain(error)}") from None
     if not config.roles and not config.endpoints:
         config = config.model_copy(update={"roles": _scripted_roles(config.run.expansion)})
-    _check(config, where)
-    base = path.parent if path else Path()
-    roles = {name: _resolved(role, base) for name, role in config.roles.items()}
+    _check(config, where, needed)
+    base, grows = path.parent if path else Path(), set(needed) <= {*POOL_ROLES}
+    roles = {n: _resolved(role, base) for n, role in config.roles.items() if not needed or (n in POOL_ROLES) is grows}
     return config.model_copy(update={"roles": roles})
 
 
@@ -178,7 +212,7 @@ def api_key(name: str, endpoint: EndpointTable) -> str:
 
 
 def _scripted_roles(expansion: str) -> dict[str, RoleTable]:
-    names = BUILT_IN_ROLES if expansion == "beam" else NEEDED_ROLES
+    names = [*NEEDED_ROLES, *(["judge"] if expansion == "beam" else []), *POOL_ROLES]
     return {name: RoleTable(endpoint=SCRIPTED) for name in names}
 
 
@@ -186,7 +220,7 @@ def _resolved(role: RoleTable, base: Path) -> RoleTable:
     return role if role.prompt is None else role.model_copy(update={"prompt": str((base / role.prompt).absolute())})
 
 
-def _check(config: Config, where: str) -> None:
+def _check(config: Config, where: str, needed: Sequence[str]) -> None:
     """What concerns more than one table."""
     known = {*config.endpoints, SCRIPTED}
     for name, endpoint in config.endpoints.items():
@@ -207,8 +241,7 @@ def _check(config: Config, where: str) -> None:
             raise ConfigError(
                 f"{where}: endpoint {name!r}: api_key_env is the name of a variable, never the key itself"
             )
-    needed = [*NEEDED_ROLES, *(["judge"] if config.run.expansion == "beam" else [])]
-    for name in needed:
+    for name in [*needed, *(["judge"] if config.run.expansion == "beam" and "role_player" in needed else [])]:
         if name not in config.roles:
             raise ConfigError(f"{where}: role {name!r} has no endpoint; add [roles.{name}] with endpoint = ...")
     for name, role in config.roles.items():
@@ -252,7 +285,12 @@ def _explain(error: ValidationError) -> str:
 
 
 def _keys(parents: Sequence[str]) -> list[str]:
-    tables: dict[str, type[_Table]] = {"run": RunTable, "endpoints": EndpointTable, "roles": RoleTable}
+    tables: dict[str, type[_Table]] = {
+        "run": RunTable,
+        "pool": PoolTable,
+        "endpoints": EndpointTable,
+        "roles": RoleTable,
+    }
     table: type[_Table] = tables.get(parents[0], Config) if parents else Config
     if parents[2:] == ["price"]:
         table = PriceTable

@@ -113,6 +113,31 @@ class Scored(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoundOpened(Message):
+    """A round of a pool's growth begins: new items are to be proposed (section 2.1)."""
+
+    of: str
+    """``profiles`` or ``personalities``."""
+    examples: tuple[str, ...]
+    """Members of the pool, drawn at random."""
+    wanted: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SketchGiven(Message):
+    """A persona in a sentence, to be made a full profile."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposed(Message):
+    """What a generator proposes for a pool, in its order; nothing is checked yet."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConversationStarted(Message):
     """For observers: a conversation was admitted."""
 

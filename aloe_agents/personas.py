@@ -1,4 +1,4 @@
-"""Personas and the pools that they are made of: reading them, pairing them.
+"""Personas: reading them, drawing them from pools of profiles and of personalities.
 
 A persona is a profile (facts about a user: what the conversation is about) with a personality (traits: how it is
 held), and an id that is unique in a run.
@@ -6,17 +6,17 @@ held), and an id that is unique in a run.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
 from aloe_agents.errors import ConfigError
+from aloe_agents.files import replacing
 from aloe_agents.text import storable
-
-_POOL_FIELDS = ("text", "profile", "personality", "personalities")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,13 @@ def read_personas(path: Path | str) -> list[Persona]:
     for line, value in _json_lines(Path(path)):
         where = f"{path}, line {line}"
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: a persona is an object with profile and personality, not {_kind(value)}")
-        texts = {name: _text(value.get(name), f"{where}: the persona's {name}") for name in ("profile", "personality")}
+            raise ConfigError(f"{where}: a persona is an object with profile and personality, not {kind_of(value)}")
+        texts = {
+            name: as_text(value.get(name), f"{where}: the persona's {name}") for name in ("profile", "personality")
+        }
         id = value.get("id")
         if isinstance(id, bool) or not isinstance(id, str | int | None):
-            raise ConfigError(f"{where}: the persona's id is {_kind(id)}, not a text or a whole number")
+            raise ConfigError(f"{where}: the persona's id is {kind_of(id)}, not a text or a whole number")
         name = f"p{len(personas) + 1:05d}" if id in (None, "") else storable(str(id))
         if len(name) > 200 or not name.isprintable() or name.isspace():
             raise ConfigError(f"{where}: an id is at most 200 printable characters")
@@ -57,53 +59,48 @@ def read_personas(path: Path | str) -> list[Persona]:
     return personas
 
 
-def read_pool(path: Path | str) -> tuple[list[str], list[str]]:
-    """The texts of a pool file, and a remark for each line that had to be mended.
-
-    A pool is JSONL (each line a string, or an object with ``text``, ``profile`` or ``personality``), or plain
-    text with one item a line. A line that holds several JSON values one after another, as one line of the
-    published ALOE profiles does, counts as that many items, and a remark says so.
-    """
-    path = Path(path)
-    text = _read(path)
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise ConfigError(f"{path} holds no item")
-    items: list[str] = []
-    remarks: list[str] = []
-    json = lines[0][1].lstrip()[0] in '{"['
-    for number, line in lines:
-        where = f"{path}, line {number}"
-        values = _values(line, where) if json else [line.strip()]
-        if len(values) > 1:
-            remarks.append(f"{where} holds {len(values)} items; all of them are used")
-        for value in values:
-            if isinstance(value, dict):
-                held = [field for field in _POOL_FIELDS if field in value]
-                if len(held) > 1:
-                    raise ConfigError(f"{where} holds {' and '.join(held)}, but an item of a pool is one text")
-                value = value[held[0]] if held else None
-            items.append(_text(value, f"{where}: the item"))
-    return items, remarks
+def write_personas(path: Path, personas: Iterable[Persona]) -> None:
+    """Write ``personas`` as :func:`read_personas` reads them. Raises ConfigError where the file cannot be written."""
+    with replacing(path) as file:
+        for persona in personas:
+            file.write(orjson.dumps(persona, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def sample_personas(profiles: Sequence[str], personalities: Sequence[str], count: int, seed: int) -> list[Persona]:
-    """``count`` distinct profile-personality pairs, drawn at random as the paper does (section 2.1)."""
-    possible = len(profiles) * len(personalities)
-    if count > possible:
+    """``count`` distinct profile-personality pairs at random (section 2.1), balanced: how often two profiles occur
+    differs by one at most, and so with two personalities.
+
+    Raises ConfigError where there are fewer pairs.
+    """
+    width, height = len(personalities), len(profiles)
+    if count > width * height:
         raise ConfigError(
-            f"{count} personas asked for, but {len(profiles)} profiles with {len(personalities)} personalities "
-            f"make only {possible} pairs"
+            f"{count} personas asked for, but {height} profiles with {width} personalities make only "
+            f"{width * height} pairs"
         )
-    width = len(personalities)
-    pairs = random.Random(f"personas {seed}").sample(range(possible), count)
+    rng = random.Random(f"personas {seed}")
+    rows, columns = rng.sample(range(height), height), rng.sample(range(width), width)
+    # Along diagonals of the table of all pairs every row and every column comes in turn; a diagonal comes back to its
+    # start after lcm(height, width) steps, and the next one begins a column further on.
+    length = math.lcm(height, width) if count else 1
+    pairs = [(rows[n % height], columns[(n + n // length) % width]) for n in range(count)]
+    taken = set(pairs)
+    for _ in range(10 * count):  # exchanges keep the balance and wear the diagonals away
+        one, other = rng.randrange(count), rng.randrange(count)
+        (a, b), (c, d) = pairs[one], pairs[other]
+        if (a, d) not in taken and (c, b) not in taken:
+            taken -= {(a, b), (c, d)}
+            taken |= {(a, d), (c, b)}
+            pairs[one], pairs[other] = (a, d), (c, b)
+    rng.shuffle(pairs)
     return [
-        Persona(id=f"p{n:05d}", profile=profiles[pair // width], personality=personalities[pair % width])
-        for n, pair in enumerate(pairs, 1)
+        Persona(id=f"p{n:05d}", profile=profiles[row], personality=personalities[column])
+        for n, (row, column) in enumerate(pairs, 1)
     ]
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without its byte order mark. Raises ConfigError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -113,7 +110,7 @@ def _read(path: Path) -> str:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, object]]:
-    for number, line in enumerate(_read(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
                 yield number, orjson.loads(line)
@@ -121,34 +118,17 @@ def _json_lines(path: Path) -> Iterator[tuple[int, object]]:
                 raise ConfigError(f"{path}, line {number} is not JSON: {error}") from None
 
 
-def _values(line: str, where: str) -> list[object]:
-    """The JSON values of one line: as a rule one."""
-    import json
-
-    decoder = json.JSONDecoder()
-    values: list[object] = []
-    at = 0
-    while at < len(line):
-        if line[at].isspace():
-            at += 1
-            continue
-        try:
-            value, at = decoder.raw_decode(line, at)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ConfigError(f"{where} is not JSON: {error}") from None
-        values.append(value)
-    return values
-
-
-def _text(value: object, what: str) -> str:
+def as_text(value: object, what: str) -> str:
+    """``value``, which is ``what``, if it is a text that holds something. Raises ConfigError, naming it, else."""
     if value is None or (isinstance(value, str) and not value.strip()):
         raise ConfigError(f"{what} is missing or empty")
     if not isinstance(value, str):
-        raise ConfigError(f"{what} is {_kind(value)}, not text")
+        raise ConfigError(f"{what} is {kind_of(value)}, not text")
     return storable(value)
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words."""
     return {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(
         type(value), "a number"
     )

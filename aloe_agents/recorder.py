@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -26,6 +27,19 @@ END = """UPDATE conversations SET status = ?, reason = ?, turns = ?, calls = ?, 
           completion_tokens = ?, finished_at = ? WHERE id = ?"""
 _RECALL = """SELECT key, response, digest, text, finish_reason, prompt_tokens, completion_tokens, cached_tokens
              FROM calls WHERE conversation = ?"""
+
+
+@dataclass(slots=True)
+class Held:
+    """A conversation as the journal has it."""
+
+    status: str
+    reason: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    said: dict[str, Any] = field(default_factory=dict)
+    """Bodies of messages, by kind."""
 
 
 @dataclass(slots=True)
@@ -49,6 +63,21 @@ class Recorder:
             await self.journal.query("SELECT key, max(n) FROM attempts WHERE state <> 'answered' GROUP BY key")
         )
         return {row[0] for row in await self.journal.query("SELECT id FROM conversations WHERE status = 'completed'")}
+
+    async def held(self, *kinds: str) -> dict[str, Held]:
+        """The conversations that the journal knows, by id, with what of these kinds was said first in each."""
+        if self.journal.fresh:
+            return {}
+        rows = await self.journal.query(
+            """SELECT id, status, coalesce(reason, ''), coalesce(calls, 0), coalesce(prompt_tokens, 0),
+               coalesce(completion_tokens, 0) FROM conversations"""
+        )
+        held = {id: Held(*row) for id, *row in rows}
+        marks = ", ".join("?" * len(kinds))
+        sql = f"SELECT conversation, kind, body FROM messages WHERE kind IN ({marks})"
+        for id, kind, body in await self.journal.query(sql, kinds):
+            held[id].said.setdefault(kind, orjson.loads(body))
+        return held
 
     async def begin(self, conversation: Conversation) -> None:
         """A conversation starts, perhaps once more: fetch its answers, forget its messages."""

@@ -2,7 +2,8 @@
 
 1. A reply is a pure function of the seeds and the messages; its draws are the bytes of a digest of both.
 2. The part is read off the prompt's tags: a persona alone is played, one with a ``<conversation>`` is compared with
-   it, one with an ``<answer>`` judges it; ``<revealed>`` asks for a tailored answer, no tag for a polite one.
+   it, one with an ``<answer>`` judges it; ``<revealed>`` asks for a tailored answer, no tag for a polite one;
+   ``<examples>`` and ``<sketch>`` ask for members of a pool (``scripted_pools``).
 3. A profile is cut into facts, its sentences and their plain clauses. A fact keeps the profile's words and is turned
    round into what its owner says (She has -> I have) and is told (you have).
 4. Style is a table: the words by which a personality names a trait, what its owner says, what suits its owner.
@@ -21,7 +22,9 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
+from aloe_agents import scripted_pools
 from aloe_agents.model import Call, ChatMessage, Completion
+from aloe_agents.text import telling_words
 
 T = TypeVar("T")
 
@@ -77,13 +80,7 @@ _OWNER = {word: whose for whose, words in _PRONOUNS.items() for word in words}
 _WORD = re.compile(r"[^\W\d_]+(?:/[^\W\d_]+)?(?:['’][a-z]{1,2}\b)?")
 _NO_NOUN = re.compile(r"\s*(?:$|[^\s\w]|(?:and|or|to|in|on|at|with|for|but|from|as|who|when|because)\b)")
 _TELLING = re.compile(r"(?!none[ \t]*[^\w \t])(?=.*[^\W_])", re.IGNORECASE | re.DOTALL)  # words, no "None: ..."
-_CONTENT = re.compile(r"[^\W_]{3,}")
 _BY_A = re.compile(r"^A:(.*(?:\n(?![AB]:).*)*)", re.MULTILINE)
-_COMMON = """all also always and are but can different does enjoy enjoys few for frequently from get good great had has
-have her him his how into just like likes live lives love loves made make many more most much named new not off often
-old one other our out over own really she since some spend spends such than that the their them there they thing this
-time too two was way well were what when which while who with work works would year you your"""
-_TELLS_NOTHING = frozenset(_COMMON.split())
 
 _GREETINGS = ("Hey!", "Hi there!", "Hello you!", "Guess what!")
 _REACTIONS = ("Ha, yes!", "Right?", "Exactly.", "Fair point.", "You get it.", "Hmm, maybe.")
@@ -148,6 +145,8 @@ def reply(messages: Sequence[ChatMessage], seed: int | str = 0) -> str:
     """What the stand-in says to ``messages``."""
     system = messages[0]["content"] if messages and messages[0]["role"] in ("system", "developer") else ""
     heard = [message["content"] for message in messages if message["role"] == "user"] or [""]
+    if (proposed := scripted_pools.propose(heard, seed)) is not None:
+        return proposed
     frame, asked = (system, heard[0]) if "<profile>" in system else (heard[0], heard[0].rpartition("</personality>")[2])
     if "<profile>" in frame and "<personality>" in frame:
         head, _, tail = frame.rpartition("<personality>")
@@ -197,7 +196,7 @@ def _induce(facts: Facts, manner: Manner, conversation: str) -> str:
 def _answer(message: str, revealed: str, draws: Iterator[int]) -> str:
     """A polite answer to anybody; of somebody known, it takes up the fact nearest to the message, a few more, style."""
     head, _, personality = revealed.rpartition("Personalities:")
-    manner, near = _manner(personality), _content(message)
+    manner, near = _manner(personality), frozenset(telling_words(message))
     known = sorted(_facts(head.partition("Profile:")[2]), key=lambda fact: -len(fact.words & near))
     if known and known[0].text != "None":
         before, after = _pick(draws, _TAKE_UP)
@@ -212,7 +211,7 @@ def _answer(message: str, revealed: str, draws: Iterator[int]) -> str:
 
 def _judge(facts: Facts, manner: Manner, answer: str) -> str:
     """1, and 1 more for each fact (of three) most of whose telling words the answer holds, and for a trait's marker."""
-    words = _content(answer)
+    words = frozenset(telling_words(answer))
     taken = sum(bool(fact.words) and len(fact.words & words) >= 0.6 * len(fact.words) for fact in facts)
     style = any(mark in answer for _, said, suits in manner for mark in (*suits, *said))
     return str(1 + min(3, taken) + style)
@@ -231,11 +230,6 @@ def _draws(messages: Sequence[ChatMessage], seed: int | str) -> Iterator[int]:
 
 def _pick(draws: Iterator[int], options: Sequence[T]) -> T:
     return options[next(draws) % len(options)]
-
-
-def _content(text: str) -> frozenset[str]:
-    """The words that tell what ``text`` is about, without a plural's ending."""
-    return frozenset(word.removesuffix("s") for word in _CONTENT.findall(text.lower()) if word not in _TELLS_NOTHING)
 
 
 @lru_cache(maxsize=512)
@@ -276,7 +270,10 @@ def _clauses(sentence: str, whose: str) -> Facts:
             start = cut.end()
     texts = [f"{subject} {piece}" if nth else piece for nth, piece in enumerate([*pieces, sentence[start:]])]
     said, told = ([_in_person(text, whose, person) for text in texts] for person in (0, 1))
-    return tuple(Fact(sentence, *fact) for fact in zip(texts, said, told, map(_content, texts), strict=True))
+    return tuple(
+        Fact(sentence, *fact)
+        for fact in zip(texts, said, told, (frozenset(telling_words(text)) for text in texts), strict=True)
+    )
 
 
 def _in_person(text: str, whose: str, person: int) -> str:

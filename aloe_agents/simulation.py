@@ -173,40 +173,18 @@ class Simulation:
     async def _hold(self, persona: Persona, weight: int, on_tree: Callable[[Tree], None] | None) -> None:
         conversation = Conversation(id=persona.id, seed=self.seed, persona=persona, turns=self.turns)
         try:
-            if self._recorder:
-                await self._recorder.begin(conversation)
-            self._bus.observe(ConversationStarted(conversation=conversation.id, persona=persona))
-            await self._bus.run(conversation, TurnOpened(conversation=conversation.id))
-            status, reason = verdict(conversation)
-            ended = ConversationEnded(
-                conversation=conversation.id,
-                status=status,
-                reason=reason,
-                turns=sum(isinstance(message, UserSaid) for message in conversation.said.values()),
-                calls=conversation.calls,
-                prompt_tokens=conversation.prompt_tokens,
-                completion_tokens=conversation.completion_tokens,
-            )
-            self._bus.observe(ended)
-            if self._recorder:
-                self._recorder.finish(conversation)
+            opening = TurnOpened(conversation=conversation.id)
+            status, reason = await hold(self._bus, self._recorder, conversation, opening, verdict)
             if status == "completed":
                 self.outcome.completed += 1
             elif status == "failed":
                 self.outcome.failed[reason] = self.outcome.failed.get(reason, 0) + 1
             if on_tree:
                 on_tree(tree_of(conversation, status))
-        except BaseExceptionGroup as group:
-            self._end_run(_first(group))
         except Fatal as fatal:
-            self._end_run(fatal)
+            self._bus.stop(fatal)
         finally:
             await self._leave(weight)
-
-    def _end_run(self, error: BaseException) -> None:
-        if not isinstance(error, Fatal):
-            raise error
-        self._bus.stop(error)
 
 
 async def _each(personas: Iterable[Persona] | AsyncIterable[Persona]) -> AsyncIterator[Persona]:
@@ -216,6 +194,41 @@ async def _each(personas: Iterable[Persona] | AsyncIterable[Persona]) -> AsyncIt
     else:
         for persona in personas:
             yield persona
+
+
+async def hold(
+    bus: Bus,
+    recorder: Recording | None,
+    conversation: Conversation,
+    opening: Message,
+    verdict: Callable[[Conversation], tuple[str, str]],
+) -> tuple[str, str]:
+    """One conversation on the bus from its opening to its end, recorded: status and reason, as ``verdict`` has them.
+
+    Raises Fatal where the journal cannot be written.
+    """
+    try:
+        if recorder:
+            await recorder.begin(conversation)
+        bus.observe(ConversationStarted(conversation=conversation.id, persona=conversation.persona))
+        await bus.run(conversation, opening)
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+    status, reason = verdict(conversation)
+    bus.observe(
+        ConversationEnded(
+            conversation=conversation.id,
+            status=status,
+            reason=reason,
+            turns=sum(isinstance(message, UserSaid) for message in conversation.said.values()),
+            calls=conversation.calls,
+            prompt_tokens=conversation.prompt_tokens,
+            completion_tokens=conversation.completion_tokens,
+        )
+    )
+    if recorder:
+        recorder.finish(conversation)
+    return status, reason
 
 
 def verdict(conversation: Conversation) -> tuple[str, str]:

@@ -15,7 +15,8 @@ from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.expansion import RandomPath
 from aloe_agents.journal import Journal
 from aloe_agents.messages import Message
-from aloe_agents.personas import read_pool, sample_personas
+from aloe_agents.personas import sample_personas
+from aloe_agents.pools import read_pool
 from aloe_agents.progress import Progress
 from aloe_agents.recorder import Recorder
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer

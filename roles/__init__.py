@@ -1,9 +1,10 @@
 """The built-in roles, one a file, each written on the public API alone. Copy one to write your own."""
 
+from aloe_agents.roles.generator import Generator
 from aloe_agents.roles.induction import Induction
 from aloe_agents.roles.judge import Judge
 from aloe_agents.roles.preferred import Preferred
 from aloe_agents.roles.rejected import Rejected
 from aloe_agents.roles.role_player import RolePlayer
 
-__all__ = ["Induction", "Judge", "Preferred", "Rejected", "RolePlayer"]
+__all__ = ["Generator", "Induction", "Judge", "Preferred", "Rejected", "RolePlayer"]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aloe_agents import prompts, roles
 from aloe_agents.agent import Agent
@@ -20,8 +20,12 @@ from aloe_agents.http_model import HttpModel, is_loopback
 from aloe_agents.model import ChatModel
 from aloe_agents.openai_model import OpenAIModel, connections
 from aloe_agents.personas import Persona
+from aloe_agents.proposals import KINDS
 from aloe_agents.scripted import ScriptedModel
 from aloe_agents.wiring import Expansion, check
+
+if TYPE_CHECKING:
+    from aloe_agents.embedding import Embedder  # numpy: not for those who embed nothing
 
 LIKELY = 256
 _CLASSES: Mapping[str, type] = {
@@ -30,6 +34,7 @@ _CLASSES: Mapping[str, type] = {
     "preferred": roles.Preferred,
     "rejected": roles.Rejected,
     "judge": roles.Judge,
+    "generator": roles.Generator,
 }
 
 
@@ -118,6 +123,12 @@ def settings(config: Config, personas: Sequence[Persona]) -> dict[str, str]:
         "expansion": run.expansion + shape,
         "personas": f"{len(personas)} (digest {people.hexdigest()[:12]})",
     }
+    return found | role_settings(config)
+
+
+def role_settings(config: Config) -> dict[str, str]:
+    """What the roles' answers depend on, by name."""
+    found = {}
     for name, role in config.roles.items():
         endpoint = config.endpoints.get(role.endpoint or "", EndpointTable(model=SCRIPTED))
         found[f"model of {name}"] = endpoint.model if role.endpoint else "none"
@@ -132,11 +143,39 @@ def _prompt_digest(name: str, role: RoleTable) -> str:
     """A digest of the prompt's text, so that an edited prompt is a changed setting."""
     if role.prompt is None and (role.class_ or name == "rejected"):
         return "its own"
+    if role.prompt is None and name == "generator":
+        return hashlib.sha256("".join(map(prompts.read, (*KINDS, "expand"))).encode()).hexdigest()[:12]
     return hashlib.sha256(prompts.read(role.prompt or name).encode()).hexdigest()[:12]
 
 
+def build_embedder(spec: str, config: Config, folder: Path | None = None) -> Embedder:
+    """The embedder that ``spec`` names: ``lexical``, ``endpoint:NAME``, ``module:thing``, or else a model of
+    sentence-transformers.
+
+    Raises ConfigError where it is missing or cannot be loaded.
+    """
+    from aloe_agents.embedding import EndpointEmbedder, LexicalEmbedder, SentenceEmbedder
+
+    kind, _, name = spec.partition(":")
+    if spec == LexicalEmbedder.name:
+        return LexicalEmbedder()
+    if kind == "endpoint":
+        name = name.partition(":")[0]
+        if (table := config.endpoints.get(name)) is None:
+            raise ConfigError(f"the embedder {spec!r} names an endpoint {name!r} that the configuration does not have")
+        key, key_from = api_key(name, table), table.api_key_env or ""
+        identity = f"endpoint:{name}:{table.model}"
+        return EndpointEmbedder(table.urls[0], table.model, name=identity, key=key, key_from=key_from)
+    if name:
+        thing = _load("embedder", spec, folder)
+        thing = thing() if callable(thing) else thing
+        embedder: Embedder = thing if hasattr(thing, "embed") else SentenceEmbedder(thing, spec)
+        return embedder
+    return SentenceEmbedder(spec)
+
+
 def _load(name: str, dotted: str, folder: Path | None) -> Any:
-    """The class that ``module:Class`` names."""
+    """What ``module:Name`` names, for the role or part ``name``."""
     module, _, attribute = dotted.partition(":")
     if not module or not attribute:
         raise ConfigError(f"role {name!r}: {dotted!r} is not module:Class")

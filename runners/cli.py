@@ -7,8 +7,11 @@ Exit codes: 0 done; 1 done with failures, or stopped by an error; 2 unusable arg
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -18,6 +21,7 @@ from aloe_agents.text import inert
 
 COMMANDS = {
     "demo": "The whole method offline in seconds, with the scripted model.",
+    "personas": "Pools of profiles and personalities: grow, import, review, split, sample.",
     "simulate": "Personas in, conversation trees out; the same command resumes.",
     "watch": "Show a running or finished run in the terminal.",
     "status": "The accounting of a run.",
@@ -27,35 +31,45 @@ COMMANDS = {
 }
 
 
-class _Commands(click.Group):
-    """Knows names and help lines by heart, and imports a command when it is called."""
+class Commands(click.Group):
+    """Knows names and help lines by heart, and imports a command when it is called: ``home.NAME``, its ``command``."""
+
+    def __init__(self, *args: Any, home: str, about: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.home, self.about = home, about
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.about)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.about:
             return None
-        command: click.Command = importlib.import_module(f"aloe_agents.runners.{cmd_name}").command
+        module = f"{self.home}.{cmd_name}_" if keyword.iskeyword(cmd_name) else f"{self.home}.{cmd_name}"
+        command: click.Command = importlib.import_module(module).command
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in self.about and not args[0].startswith("-"):
             import difflib
 
-            close = difflib.get_close_matches(args[0], COMMANDS, 1)
-            meant = f"; did you mean {close[0]!r}?" if close else f" (there are {', '.join(COMMANDS)})"
+            close = difflib.get_close_matches(args[0], self.about, 1)
+            meant = f"; did you mean {close[0]!r}?" if close else f" (there are {', '.join(self.about)})"
             raise click.UsageError(f"no command {args[0]!r}{meant}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(list(self.about.items()))
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Commands,
+    home="aloe_agents.runners",
+    about=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__, prog_name="aloe")
 def aloe(debug: bool) -> None:
@@ -79,7 +93,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except click.ClickException as error:
-        if not sys.argv[1:]:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
             error.show()  # the help page
         else:
             click.echo(f"aloe: {_in_one_line(error)}", err=True)

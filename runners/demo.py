@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from importlib.resources import files
 from pathlib import Path
 
 import click
 
-from aloe_agents.config import load_config
-from aloe_agents.personas import read_pool, sample_personas
+from aloe_agents.config import POOL_ROLES, load_config
+from aloe_agents.personas import sample_personas
+from aloe_agents.pools import read_pool
+from aloe_agents.proposals import KINDS, Kind
+from aloe_agents.runners.personas.grow import grow
 from aloe_agents.runners.simulate import simulate
 from aloe_agents.tree import read_trees
 
@@ -29,14 +31,22 @@ def command(out: Path | None, seed: int, turns: int, plain: bool) -> int:
     out = out or Path(tempfile.mkdtemp(prefix="aloe-demo-"))
     roles = ("role_player", "induction", "preferred", "rejected", "judge")
     overrides = {"run.seed": seed, "run.turns": turns, **{f"roles.{role}.endpoint": "scripted" for role in roles}}
-    data = Path(str(files("aloe_agents") / "data"))
-    profiles, personalities = (read_pool(data / name)[0] for name in ("profiles.txt", "personalities.txt"))
-    users = sample_personas(profiles, personalities, 24, seed)
     watched = not plain and sys.stdout.isatty()
+    pools = [_grown(kind, out / "pools" / f"{kind}.jsonl", seed, plain) for kind in KINDS]
+    users = sample_personas(pools[0], pools[1], 24, seed)
     code = simulate(load_config(None, overrides), users, out, plain=plain, latency=0.15 if watched else 0.0)
     _show_scores(out, turns)
     click.echo(f"\nLook at a dialogue:   aloe watch {out}\nThe trees themselves: {out / 'trees.jsonl'}")
     return code
+
+
+def _grown(kind: Kind, pool: Path, seed: int, plain: bool) -> list[str]:
+    """A pool that grew from the package's seeds to twice its size."""
+    config = load_config(None, {"run.seed": seed, "pool.target": 40, "pool.embedder": "lexical"}, POOL_ROLES)
+    grow(config, kind, pool, plain=plain, quiet=True)
+    texts, _ = read_pool(pool)
+    click.echo(f"{pool}: {len(texts)} {kind}, half of them proposed by a generator and unlike all others")
+    return texts
 
 
 def _show_scores(out: Path, turns: int) -> None:

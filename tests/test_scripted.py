@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
-from aloe_agents.personas import Persona, read_pool, sample_personas
+from aloe_agents.personas import Persona, sample_personas
+from aloe_agents.pools import read_pool
 from aloe_agents.prompts import load
 from aloe_agents.roles.induction import parse_revealed
 from aloe_agents.roles.judge import parse_score

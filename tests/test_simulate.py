@@ -16,7 +16,8 @@ from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.expansion import RandomPath
 from aloe_agents.http_model import HttpModel
 from aloe_agents.messages import ConversationEnded, ConversationStarted, Message
-from aloe_agents.personas import Persona, read_pool, sample_personas
+from aloe_agents.personas import Persona, sample_personas
+from aloe_agents.pools import read_pool
 from aloe_agents.reading import Reading
 from aloe_agents.scripted import ScriptedModel
 from aloe_agents.scripted_server import make_app, serve

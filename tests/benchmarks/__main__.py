@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 
-NAMES = ("start", "engine", "client", "schedule", "memory", "prefix", "ray", "size")
+NAMES = ("start", "engine", "client", "schedule", "memory", "pools", "prefix", "ray", "size")
 
 
 def main() -> None:

@@ -1,0 +1,171 @@
+"""``aloe personas import``: other people's files become a pool."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from aloe_agents.bus import Bus
+from aloe_agents.config import POOL_ROLES, Config
+from aloe_agents.errors import ConfigError, Fatal
+from aloe_agents.growth import expand
+from aloe_agents.journal import FILE, Journal
+from aloe_agents.pools import DROPPED, Drop, Item, folder_of, read_items, write_items
+from aloe_agents.proposals import plain
+from aloe_agents.recorder import Recorder
+from aloe_agents.runners import build
+from aloe_agents.runners.personas.common import configured, embedding, items_of, skip_bad, the_file, vectors_of
+from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
+from aloe_agents.similarity import Novelty
+
+AT_ONCE = 1000
+"""Items compared by one product; the mean is the same for all."""
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILES...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The pool; one that is there is added to.")
+@click.option("--field", help="The field or column with the texts.")
+@click.option("--threshold", type=click.FloatRange(-1, 1), help="Similarity above which an item is dropped: 0.6.")
+@click.option(
+    "--similarity",
+    type=click.Choice(["centred", "raw", "off"]),
+    help="Of vectors: centred by itself; off drops equal texts only, and embeds nothing.",
+)
+@click.option("--expand", "sketched", is_flag=True, help="The items are personas in a sentence: make full profiles.")
+@embedding
+@skip_bad
+def command(
+    paths: Sequence[Path],
+    out: Path,
+    field: str | None,
+    threshold: float | None,
+    similarity: str | None,
+    sketched: bool,
+    config: Path | None,
+    embedder: str | None,
+    skip_bad: bool,
+) -> int:
+    """Read JSONL, JSON, CSV, TSV, Parquet or plain text (an item a line), drop what is too similar, write a pool.
+
+    \b
+    aloe personas import profile.jsonl --out pools/profiles.jsonl
+    aloe personas import personas.csv --field persona --expand --config aloe.toml --out pools/profiles.jsonl
+    """
+    needed = POOL_ROLES if sketched else ()
+    resolved = configured(config, needed, threshold=threshold, similarity=similarity, embedder=embedder)
+    folder = config.parent.absolute() if config else None
+    if (folder_of(the_file(out)) / FILE).exists():
+        raise ConfigError(f"{out} was grown, and growing on would write it anew; import into another pool, with it: "
+                          f"aloe personas import {out} {paths[0]} --out ANOTHER")  # fmt: skip
+    given = [
+        Item(text=item.text, id=item.id, source=item.source or path.name)
+        for path in paths
+        for item in items_of(path, field=field, skip_bad=skip_bad)
+    ]
+    if sketched:
+        texts = _expanded(resolved, [item.text for item in given], out, folder)
+        if texts is None:
+            click.echo(f"Resume with:  {resume_line()}")
+            return 130
+        failed = texts.count(None)
+        given = [
+            Item(text=text, id=item.id, source=item.source)
+            for item, text in zip(given, texts, strict=True)
+            if text is not None
+        ]
+        if failed:
+            click.echo(f"aloe: {failed} could not be expanded; the same command tries again", err=True)
+    members = read_items(out)[0] if out.exists() else []
+    drops = _join(resolved, members, given, out, folder)
+    write_items(out, members)
+    write_items(folder_of(out) / DROPPED, drops)
+    reasons = Counter(drop.reason for drop in drops)
+    why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})" if drops else ""
+    click.echo(f"{out}: kept {len(given) - len(drops)} of {len(given)}, dropped {len(drops)}{why}; "
+               f"the pool has {len(members)} items")  # fmt: skip
+    return 0
+
+
+def _join(config: Config, members: list[Item], given: Sequence[Item], out: Path, folder: Path | None) -> list[Drop]:
+    """Let ``given`` join ``members`` unless one is similar to a member; what did not."""
+    known = {plain(item.text) for item in members}
+    fresh: list[Item] = []
+    drops: list[Drop] = []
+    for item in given:
+        if plain(item.text) in known:
+            drops.append(Drop(text=item.text, reason="repeated", source=item.source))
+        else:
+            known.add(plain(item.text))
+            fresh.append(item)
+    new = [True] * len(fresh)
+    if config.pool.similarity != "off" and fresh:
+        novelty = Novelty(config.pool.threshold, config.pool.similarity)
+        with vectors_of(out, config, folder) as store:
+            vectors = asyncio.run(store.vectors([item.text for item in [*members, *fresh]]))
+        novelty.add(vectors[: len(members)])
+        vectors = vectors[len(members) :]
+        mean = novelty.mean(vectors)
+        rows = [item.text for item in members]
+        for start in range(0, len(fresh), AT_ONCE):
+            for n, verdict in enumerate(novelty.admit(vectors[start : start + AT_ONCE], mean), start):
+                new[n] = verdict.new
+                if verdict.new:
+                    rows.append(fresh[n].text)
+                else:
+                    near = rows[verdict.nearest]
+                    drops.append(
+                        Drop(
+                            text=fresh[n].text,
+                            reason="similar",
+                            source=fresh[n].source,
+                            similarity=round(verdict.similarity, 4),
+                            nearest=near,
+                        )
+                    )
+    for item, joins in zip(fresh, new, strict=True):
+        if joins:
+            members.append(Item(text=item.text, id=f"{len(members) + 1:05d}", source=item.source))
+    return drops
+
+
+def _expanded(config: Config, sketches: Sequence[str], out: Path, folder: Path | None) -> list[str | None] | None:
+    """Full profiles of ``sketches``; None if it was interrupted. Answers are kept, so the same command resumes."""
+    digest = hashlib.sha256("\0".join(sketches).encode()).hexdigest()[:12]
+    endpoints = build.build_endpoints(config)
+    (generator,) = build.build_cast(config, endpoints, folder)
+    settings = {**build.role_settings(config), "sketches": digest}
+    described = {
+        name: {"model": endpoint.name, "capacity": endpoint.limits.capacity, "price": endpoint.price}
+        for name, endpoint in endpoints.items()
+    }
+
+    async def run(journal: Journal) -> list[str | None] | None:
+        await journal.claim(seed=0, turns=1, requested=len(sketches), settings=settings, endpoints=described)
+        buses: list[Bus] = []
+        task = asyncio.create_task(
+            expand(generator, sketches, live=build.live(config, endpoints), recorder=Recorder(journal),
+                   on_bus=buses.append)
+        )  # fmt: skip
+        try:
+            with interrupts(lambda: buses[0].stop(), task):
+                await asyncio.wait([task])
+            await journal.commit()
+            if task.cancelled() or (not task.exception() and buses[0].stopped):
+                return None
+            return task.result()
+        finally:
+            for endpoint in endpoints.values():
+                await endpoint.close()
+
+    with contextlib.closing(Journal(folder_of(out) / f"expanded-{digest}")) as journal, loop_runner() as runner:
+        try:
+            return runner.run(run(journal))
+        except Fatal as fatal:
+            raise Fatal(f"{fatal}; what was answered is kept: run the same command again") from None

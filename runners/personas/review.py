@@ -1,0 +1,87 @@
+"""``aloe personas review``: a person looks at a pool's items one by one."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from aloe_agents.errors import ConfigError
+from aloe_agents.pools import Item, folder_of
+from aloe_agents.review import Review
+from aloe_agents.text import inert
+
+HELP = "[k]eep  [d]rop  [e]dit  [u]ndo  [s]kip  [q]uit"
+
+
+@click.command()
+@click.argument("pool", type=click.Path(path_type=Path))
+@click.option("--all", "everything", is_flag=True, help="Those already decided about, too.")
+def command(pool: Path, everything: bool) -> None:
+    """Step through a pool and keep, drop or edit each item. Decisions are written down at once, beside the pool; the
+    next review goes on where this one ended, and undo takes them back one by one.
+
+    \b
+    aloe personas review pools/profiles.jsonl
+    """
+    if pool.suffix.lower() not in (".jsonl", ""):
+        raise ConfigError(f"{pool} is no pool yet: aloe personas import {pool} --out {pool.with_suffix('.jsonl')}")
+    review = Review(pool, folder_of(pool))
+    waiting = list(review.items) if everything else review.open()
+    at = 0
+    while 0 <= at < len(waiting):
+        _show(review, waiting[at], at, len(waiting))
+        match _asked():
+            case "k":
+                review.decide(waiting[at], "keep")
+            case "d":
+                review.decide(waiting[at], "drop")
+            case "e":
+                text = click.edit(waiting[at].text + "\n")
+                text = " ".join((text or "").split())
+                if not text:
+                    continue
+                review.decide(waiting[at], "edit", text)
+            case "u":
+                if (back := review.undo()) is None:
+                    click.echo("  nothing to undo")
+                else:
+                    click.echo(f"  undone: {back.id}")
+                    at = next((n for n, item in enumerate(waiting) if item.id == back.id), at)
+                continue
+            case "q":
+                break
+        at += 1
+    counts = [sum(d.verdict == verdict for d in review.decided.values()) for verdict in ("keep", "drop", "edit")]
+    click.echo(f"{pool}: {counts[0]} kept, {counts[1]} dropped, {counts[2]} edited, {len(review.open())} not looked at")
+
+
+def _show(review: Review, item: Item, at: int, count: int) -> None:
+    decided = review.decided.get(item.text)
+    state = f"  ({decided.verdict})" if decided else ""
+    source = f"  {inert(item.source)}" if item.source else ""
+    click.echo(f"\n{at + 1} of {count}   {item.id}{source}{state}\n")
+    click.echo(_wrapped(item.text))
+    if decided and decided.verdict == "edit":
+        click.echo(_wrapped(f"now: {decided.text}"))
+    click.echo(f"\n{HELP}")
+
+
+def _wrapped(text: str) -> str:
+    width = min(100, shutil.get_terminal_size().columns)
+    return click.wrap_text(inert(text), width=width, initial_indent="  ", subsequent_indent="  ")
+
+
+def _asked() -> str:
+    """The key that was pressed, one of those offered. The end of the input is q."""
+    while True:
+        try:
+            key = (click.getchar() if sys.stdin.isatty() else sys.stdin.read(1)).lower()
+        except EOFError:
+            return "q"
+        if key in ("", "\x03", "\x04"):
+            return "q"
+        if key in "kdeusq":
+            return key
