@@ -21,17 +21,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aloe_agents.agent import Agent, Scene
+    from aloe_agents.embedding import Embedder, EndpointEmbedder, LexicalEmbedder, SentenceEmbedder, VectorStore
     from aloe_agents.endpoint import Endpoint, Limits
     from aloe_agents.errors import AloeError, ConfigError, Failure, Fatal
     from aloe_agents.expansion import Beam, Full, RandomPath
+    from aloe_agents.growth import Growth, Plan
     from aloe_agents.http_model import HttpModel
     from aloe_agents.journal import Journal
-    from aloe_agents.messages import Answered, Chosen, Message, PersonaRevealed, Scored, TurnOpened, UserSaid
+    from aloe_agents.messages import (
+        Answered,
+        Chosen,
+        Message,
+        PersonaRevealed,
+        Proposed,
+        RoundOpened,
+        Scored,
+        SketchGiven,
+        TurnOpened,
+        UserSaid,
+    )
     from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
     from aloe_agents.openai_model import OpenAIModel
-    from aloe_agents.personas import Persona, read_personas
+    from aloe_agents.personas import Persona, read_personas, sample_personas, write_personas
+    from aloe_agents.pools import Item, read_items, read_pool, write_items
     from aloe_agents.recorder import Recorder
     from aloe_agents.scripted import ScriptedModel
+    from aloe_agents.similarity import Novelty
     from aloe_agents.simulation import Outcome, Simulation
     from aloe_agents.tree import Tree, read_trees
 
@@ -39,17 +54,32 @@ __version__ = "0.1.0"
 
 _HOME = {
     "agent": ("Agent", "Scene"),
+    "embedding": ("Embedder", "EndpointEmbedder", "LexicalEmbedder", "SentenceEmbedder", "VectorStore"),
     "endpoint": ("Endpoint", "Limits"),
     "errors": ("AloeError", "ConfigError", "Failure", "Fatal"),
     "expansion": ("Beam", "Full", "RandomPath"),
+    "growth": ("Growth", "Plan"),
     "http_model": ("HttpModel",),
     "journal": ("Journal",),
-    "messages": ("Answered", "Chosen", "Message", "PersonaRevealed", "Scored", "TurnOpened", "UserSaid"),
+    "messages": (
+        "Answered",
+        "Chosen",
+        "Message",
+        "PersonaRevealed",
+        "Proposed",
+        "RoundOpened",
+        "Scored",
+        "SketchGiven",
+        "TurnOpened",
+        "UserSaid",
+    ),
     "model": ("Call", "ChatMessage", "ChatModel", "Completion"),
     "openai_model": ("OpenAIModel",),
-    "personas": ("Persona", "read_personas"),
+    "personas": ("Persona", "read_personas", "sample_personas", "write_personas"),
+    "pools": ("Item", "read_items", "read_pool", "write_items"),
     "recorder": ("Recorder",),
     "scripted": ("ScriptedModel",),
+    "similarity": ("Novelty",),
     "simulation": ("Outcome", "Simulation"),
     "tree": ("Tree", "read_trees"),
 }
@@ -66,29 +96,46 @@ __all__ = [
     "Chosen",
     "Completion",
     "ConfigError",
+    "Embedder",
     "Endpoint",
+    "EndpointEmbedder",
     "Failure",
     "Fatal",
     "Full",
+    "Growth",
     "HttpModel",
+    "Item",
     "Journal",
+    "LexicalEmbedder",
     "Limits",
     "Message",
+    "Novelty",
     "OpenAIModel",
     "Outcome",
     "Persona",
     "PersonaRevealed",
+    "Plan",
+    "Proposed",
     "RandomPath",
     "Recorder",
+    "RoundOpened",
     "Scene",
     "Scored",
     "ScriptedModel",
+    "SentenceEmbedder",
     "Simulation",
+    "SketchGiven",
     "Tree",
     "TurnOpened",
     "UserSaid",
+    "VectorStore",
+    "read_items",
     "read_personas",
+    "read_pool",
     "read_trees",
+    "sample_personas",
+    "write_items",
+    "write_personas",
 ]
 
 

@@ -14,12 +14,14 @@ from aloe_agents.errors import ConfigError
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to be written, which takes the place of ``path`` when the block is left without an exception.
+    Folders on the way are made.
 
     Raises ConfigError where it cannot be written.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # opening the file says it better
+            path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             yield file
             file.flush()

@@ -6,7 +6,6 @@ All of it works while the run is going on, from another process, and after its e
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ import orjson
 
 from aloe_agents.efficiency import Efficiency, longest_chain
 from aloe_agents.errors import ConfigError
+from aloe_agents.files import replacing
 from aloe_agents.journal import FILE, check_format, open_readonly
 from aloe_agents.personas import Persona
 from aloe_agents.progress import SHOWN, Dialogue, EndpointLine, Snapshot
@@ -262,19 +262,9 @@ class Reading:
 
 def write_trees(directory: Path) -> int:
     """Write ``trees.jsonl`` in a run's directory from its journal, whole or not at all. Returns the number of trees."""
-    reading = Reading(directory)
-    partial = directory / f"{TREES}.partial"
     count = 0
-    try:
-        with open(partial, "wb") as file:
-            for tree in reading.trees():
-                file.write(tree.to_json() + b"\n")
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, directory / TREES)
-    finally:
-        reading.close()
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    with contextlib.closing(Reading(directory)) as reading, replacing(directory / TREES) as file:
+        for tree in reading.trees():
+            file.write(tree.to_json() + b"\n")
+            count += 1
     return count

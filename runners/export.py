@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ import orjson
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.export import to_authors
+from aloe_agents.files import replacing
 from aloe_agents.reading import Reading
 
 
@@ -27,21 +27,13 @@ def command(directory: Path, form: str, out: Path) -> None:
     if out.is_dir():
         raise ConfigError(f"{out} is a directory; --out names a file")
     count = left_out = 0
-    partial = out.with_name(out.name + ".partial")
-    try:
-        with contextlib.closing(Reading(directory)) as reading, open(partial, "wb") as file:
-            for tree in reading.trees():
-                value, gaps = to_authors(tree)
-                left_out += gaps
-                if value["conversations"]:
-                    file.write(orjson.dumps(value) + b"\n")
-                    count += 1
-        os.replace(partial, out)
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    with contextlib.closing(Reading(directory)) as reading, replacing(out) as file:
+        for tree in reading.trees():
+            value, gaps = to_authors(tree)
+            left_out += gaps
+            if value["conversations"]:
+                file.write(orjson.dumps(value) + b"\n")
+                count += 1
     click.echo(
         f"{count} conversations in {out}" + (f"; {left_out} turns left out (gaps, branches)" if left_out else "")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -39,11 +40,17 @@ def changes_at_turn_five(said: list[str]) -> None:
     assert not any(map(sarcastic, said[:4])) and all(map(sarcastic, said[4:])) and len(said) == 8
 
 
+def grows_of_the_old(texts: list[str]) -> None:
+    assert len(texts) == len(set(texts)) == 30
+    assert all(int(re.search(r"\d\d", text)[0]) > 70 for text in texts)  # type: ignore[index]
+
+
 EFFECTS: dict[str, Callable[[Any], None]] = {
     "01_safety_critic": flags_every_answer,
     "02_second_judge": scores_twice,
     "03_scripted_user": says_the_script_and_leaves,
     "04_changing_persona": changes_at_turn_five,
+    "05_own_generator": grows_of_the_old,
 }
 
 

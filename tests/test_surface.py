@@ -50,10 +50,10 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 def test_the_roles_of_the_design_are_importable_by_name() -> None:
     assert roles.__all__ == sorted(roles.__all__)
-    assert set(roles.__all__) >= {"Induction", "Judge", "Preferred", "Rejected", "RolePlayer"}
+    assert set(roles.__all__) >= {"Generator", "Induction", "Judge", "Preferred", "Rejected", "RolePlayer"}
     for name in roles.__all__:
         assert getattr(roles, name).__name__ == name
-    for name in ("role_player", "induction", "preferred", "judge"):
+    for name in ("role_player", "induction", "preferred", "judge", "profiles", "personalities", "expand"):
         assert prompts.read(name).count("\n## ") >= 1
 
 
