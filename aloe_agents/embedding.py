@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import sqlite3
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -216,17 +216,30 @@ class VectorStore:
 
         Raises ConfigError where the embedder's dimension is not the store's.
         """
-        texts = [self.prepare(text) for text in texts]
+        rows: Vectors | None = None
+        for start in range(0, len(texts), _AT_ONCE):
+            part = [self.prepare(text) for text in texts[start : start + _AT_ONCE]]
+            found = await self._vectors(part)
+            if rows is None:
+                rows = np.empty((len(texts), found.shape[1]), np.float32)
+            rows[start : start + len(part)] = found
+        return np.empty((0, self.dimension or 0), np.float32) if rows is None else rows
+
+    async def pieces(self, texts: Sequence[str], size: int = 5000) -> AsyncIterator[Vectors]:
+        """The same, piece by piece, for who need not have all of them in memory at once."""
+        for start in range(0, len(texts), size):
+            yield await self.vectors(texts[start : start + size])
+
+    async def _vectors(self, texts: Sequence[str]) -> Vectors:
         keys = [hashlib.sha256(text.encode()).digest()[:16] for text in texts]
         known = await asyncio.to_thread(self._known, keys)
-        missing = list({key: text for key, text in zip(keys, texts, strict=True) if key not in known}.items())
-        for start in range(0, len(missing), _AT_ONCE):
-            part = missing[start : start + _AT_ONCE]
-            found = await self._embed([text for _, text in part])
-            rows = {key: row for (key, _), row in zip(part, found, strict=True)}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if missing:
+            found = await self._embed(list(missing.values()))
+            rows = dict(zip(missing, found, strict=True))
             await asyncio.to_thread(self._keep, rows)
             known |= rows
-        return np.array([known[key] for key in keys], np.float32).reshape(len(texts), self.dimension or 0)
+        return np.array([known[key] for key in keys], np.float32)
 
     async def _embed(self, texts: Sequence[str]) -> Vectors:
         found = np.asarray(await self.embedder.embed(texts), np.float32)
@@ -241,13 +254,9 @@ class VectorStore:
         return normalised(found)
 
     def _known(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
-        known: dict[bytes, Vectors] = {}
-        for start in range(0, len(keys), 500):
-            part = keys[start : start + 500]
-            marks = ", ".join("?" * len(part))
-            rows = self._connection.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", part)
-            known |= {key: np.frombuffer(vector, np.float32) for key, vector in rows}
-        return known
+        marks = ", ".join("?" * len(keys))
+        rows = self._connection.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", keys)
+        return {key: np.frombuffer(vector, np.float32) for key, vector in rows}
 
     def _keep(self, rows: dict[bytes, Vectors]) -> None:
         try:

@@ -27,10 +27,13 @@ from aloe_agents.errors import ConfigError, FailureReason, Fatal
 from aloe_agents.messages import Proposed, RoundOpened, SketchGiven
 from aloe_agents.personas import Persona
 from aloe_agents.pools import Drop, Item
-from aloe_agents.proposals import Kind, objection, plain
+from aloe_agents.proposals import Kind, likeness, objection
 from aloe_agents.recorder import Recorder
 from aloe_agents.similarity import Novelty, Vectors
 from aloe_agents.simulation import hold
+
+_AT_ONCE = 5000
+"""Members whose vectors are fetched at a time."""
 
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 """Texts to vectors (texts, dimension); ``VectorStore.vectors``, as a rule."""
@@ -147,7 +150,7 @@ class Growth:
         self._recorder, self._anew = recorder, anew
         watching = [*([recorder.observe] if recorder else []), *observers]
         self._bus = Bus([generator], watching, record=recorder.record if recorder else ask_plainly)
-        self._known = {plain(item.text) for item in base}
+        self._known = {likeness(item.text) for item in base}
         self._examples: dict[str, tuple[str, ...]] = {}
         """Of rounds that an earlier process opened."""
         self._over: dict[str, _Over] = {}
@@ -167,7 +170,9 @@ class Growth:
         """Grow. Raises Fatal if one ended it, after what was in flight had landed."""
         await self._recall()
         if self._novelty is not None and self._embed is not None:
-            self._novelty.add(await self._embed([item.text for item in self.state.items]))
+            for start in range(0, len(self.state.items), _AT_ONCE):
+                piece = [item.text for item in self.state.items[start : start + _AT_ONCE]]
+                self._novelty.add(await self._embed(piece))
         self._judge()
         under_way: deque[asyncio.Task[_Over]] = deque()
         try:
@@ -251,11 +256,11 @@ class Growth:
         fresh: list[str] = []
         for text in over.items:
             reason = objection(text, self.plan.of, over.examples)
-            reason = reason or ("repeated" if plain(text) in self._known else None)
+            reason = reason or ("repeated" if likeness(text) in self._known else None)
             if reason:
                 state.drops.append(Drop(text=text, reason=reason, source=source))
             else:
-                self._known.add(plain(text))
+                self._known.add(likeness(text))
                 fresh.append(text)
         if self._novelty is not None and self._embed is not None and fresh:
             verdicts = self._novelty.admit(await self._embed(fresh))

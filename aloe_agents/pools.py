@@ -21,7 +21,7 @@ import orjson
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.files import replacing
-from aloe_agents.personas import as_text, read_text
+from aloe_agents.personas import as_text, read_text, text_lines
 
 FIELDS = ("text", "profile", "personality", "personalities", "persona", "description")
 """Fields and columns that hold an item's text, where none is named."""
@@ -139,11 +139,11 @@ def held_out(count: int, of: Sequence[Item], at_most: float, vectors: Any, what:
 
 
 def _lines(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
-    text = read_text(path)
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    is_json = bool(lines) and lines[0][1].lstrip()[0] in '{"['
-    for number, line in lines:
+    is_json: bool | None = None
+    for number, line in text_lines(path):
         where = f"{path}, line {number}"
+        if is_json is None:
+            is_json = line.lstrip()[0] in '{"['
         if not is_json:
             yield where, line.strip()
             continue

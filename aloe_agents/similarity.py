@@ -66,13 +66,10 @@ class Novelty:
         for vector in normalised(vectors):
             self._join(vector)
 
-    def mean(self, others: Vectors | None = None) -> Vectors:
-        """The members' mean vector, with ``others`` (n, dimension) counted as if they were members."""
-        total, count = self._sum.copy(), self._count
-        if others is not None and len(others):
-            total = total + normalised(others).sum(axis=0, dtype=np.float64) if count else normalised(others).sum(0)
-            count += len(others)
-        return (total / max(count, 1)).astype(np.float32)
+    def mean(self, total: NDArray[np.float64] | None = None, count: int = 0) -> Vectors:
+        """The members' mean vector; ``count`` others, whose normalised vectors sum to ``total``, count as members."""
+        both = self._sum if total is None else total + self._sum if self._count else total
+        return (both / max(self._count + count, 1)).astype(np.float32)
 
     def admit(self, batch: Vectors, mean: Vectors | None = None) -> list[Verdict]:
         """Compare a batch (n, dimension) with the pool and, in its order, with what of it has joined before.

@@ -84,7 +84,7 @@ def test_copies_of_one_text_do_not_join_however_near_the_mean_they_lie() -> None
     one = some(rng, 1, 64)
     copies = one + 0.02 * some(rng, 50, 64)
     novelty = Novelty()
-    verdicts = novelty.admit(copies, novelty.mean(copies))
+    verdicts = novelty.admit(copies, novelty.mean(normalised(copies).sum(axis=0), len(copies)))
     assert sum(v.new for v in verdicts) == 1
 
 
@@ -92,8 +92,8 @@ def test_what_is_imported_gives_the_mean_where_the_pool_has_none() -> None:
     rng = np.random.default_rng(1)
     rows = some(rng, 40, 32, common=2.0)
     novelty = Novelty()
-    assert np.allclose(novelty.mean(rows), normalised(rows).mean(axis=0), atol=1e-6)
-    assert sum(v.new for v in novelty.admit(rows, novelty.mean(rows))) > 30
+    assert np.allclose(novelty.mean(normalised(rows).sum(axis=0), len(rows)), normalised(rows).mean(axis=0), atol=1e-6)
+    assert sum(v.new for v in novelty.admit(rows, novelty.mean(normalised(rows).sum(axis=0), len(rows)))) > 30
     raw = Novelty(0.6, "raw")
     assert sum(v.new for v in raw.admit(rows)) < 5, "the common direction alone exceeds the threshold"
 
@@ -147,7 +147,7 @@ async def dropped(embedder: Embedder, texts: list[str], copies: list[str], kind:
     seen = (lambda text: text) if kind == "raw" else impersonal
     novelty = Novelty(similarity=kind)  # type: ignore[arg-type]
     vectors = await embedder.embed([seen(text) for text in texts])
-    kept = sum(v.new for v in novelty.admit(vectors, novelty.mean(vectors)))
+    kept = sum(v.new for v in novelty.admit(vectors, novelty.mean(normalised(vectors).sum(axis=0), len(vectors))))
     return kept, sum(not v.new for v in novelty.admit(await embedder.embed([seen(text) for text in copies])))
 
 

@@ -17,12 +17,12 @@ from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.growth import expand
 from aloe_agents.journal import FILE, Journal
 from aloe_agents.pools import DROPPED, Drop, Item, folder_of, read_items, write_items
-from aloe_agents.proposals import plain
+from aloe_agents.proposals import likeness
 from aloe_agents.recorder import Recorder
 from aloe_agents.runners import build
 from aloe_agents.runners.personas.common import configured, embedding, items_of, skip_bad, the_file, vectors_of
 from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
-from aloe_agents.similarity import Novelty
+from aloe_agents.similarity import Novelty, Verdict
 
 AT_ONCE = 1000
 """Items compared by one product; the mean is the same for all."""
@@ -95,44 +95,39 @@ def command(
 
 def _join(config: Config, members: list[Item], given: Sequence[Item], out: Path, folder: Path | None) -> list[Drop]:
     """Let ``given`` join ``members`` unless one is similar to a member; what did not."""
-    known = {plain(item.text) for item in members}
+    known = {likeness(item.text) for item in members}
     fresh: list[Item] = []
     drops: list[Drop] = []
     for item in given:
-        if plain(item.text) in known:
+        if likeness(item.text) in known:
             drops.append(Drop(text=item.text, reason="repeated", source=item.source))
         else:
-            known.add(plain(item.text))
+            known.add(likeness(item.text))
             fresh.append(item)
-    new = [True] * len(fresh)
-    if config.pool.similarity != "off" and fresh:
-        novelty = Novelty(config.pool.threshold, config.pool.similarity)
-        with vectors_of(out, config, folder) as store:
-            vectors = asyncio.run(store.vectors([item.text for item in [*members, *fresh]]))
-        novelty.add(vectors[: len(members)])
-        vectors = vectors[len(members) :]
-        mean = novelty.mean(vectors)
-        rows = [item.text for item in members]
-        for start in range(0, len(fresh), AT_ONCE):
-            for n, verdict in enumerate(novelty.admit(vectors[start : start + AT_ONCE], mean), start):
-                new[n] = verdict.new
-                if verdict.new:
-                    rows.append(fresh[n].text)
-                else:
-                    near = rows[verdict.nearest]
-                    drops.append(
-                        Drop(
-                            text=fresh[n].text,
-                            reason="similar",
-                            source=fresh[n].source,
-                            similarity=round(verdict.similarity, 4),
-                            nearest=near,
-                        )
-                    )
-    for item, joins in zip(fresh, new, strict=True):
-        if joins:
+    verdicts = [] if config.pool.similarity == "off" else asyncio.run(_compared(config, members, fresh, out, folder))
+    texts = [item.text for item in members]
+    for n, item in enumerate(fresh):
+        if not verdicts or verdicts[n].new:
+            texts.append(item.text)
             members.append(Item(text=item.text, id=f"{len(members) + 1:05d}", source=item.source))
+        else:
+            like, near = round(verdicts[n].similarity, 4), texts[verdicts[n].nearest]
+            drops.append(Drop(text=item.text, reason="similar", source=item.source, similarity=like, nearest=near))
     return drops
+
+
+async def _compared(
+    config: Config, members: Sequence[Item], fresh: Sequence[Item], out: Path, folder: Path | None
+) -> list[Verdict]:
+    """Which of ``fresh`` are new. The mean is taken once, over members and all that is imported."""
+    novelty = Novelty(config.pool.threshold, "raw" if config.pool.similarity == "raw" else "centred")
+    texts = [item.text for item in fresh]
+    with vectors_of(out, config, folder) as store:
+        async for piece in store.pieces([item.text for item in members]):
+            novelty.add(piece)
+        sums = [piece.sum(axis=0, dtype="float64") async for piece in store.pieces(texts)]
+        mean = novelty.mean(sum(sums), len(texts))
+        return [verdict async for piece in store.pieces(texts, AT_ONCE) for verdict in novelty.admit(piece, mean)]
 
 
 def _expanded(config: Config, sketches: Sequence[str], out: Path, folder: Path | None) -> list[str | None] | None:
