@@ -23,11 +23,20 @@ from aloe_agents.text import one_line
 
 SCRIPTED = "scripted"
 """The endpoint that is always there: the built-in scripted model, in process."""
+SCRIPTED_MODELS = (SCRIPTED, "scripted-generic", "scripted-adaptive")
+"""Always there, too, as models to be evaluated: one answers everybody the same, one takes up what its user told."""
 AUTO: Final = "auto"
-BUILT_IN_ROLES = ("role_player", "induction", "preferred", "rejected", "judge", "generator")
+BUILT_IN_ROLES = ("role_player", "induction", "preferred", "rejected", "judge", "generator", "candidate")
 NEEDED_ROLES = BUILT_IN_ROLES[:4]
+"""Of a run that builds data."""
 POOL_ROLES = ("generator",)
-"""Roles by which pools grow; the others hold conversations."""
+"""Of pools that grow."""
+EVALUATION_ROLES = ("role_player", "judge")
+"""Of an evaluation, with the candidate."""
+_UNUSED = {
+    NEEDED_ROLES: ("generator", "candidate"),
+    EVALUATION_ROLES: ("induction", "preferred", "rejected", "generator"),
+}
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 PositiveNumber = Annotated[float, Field(gt=0)]
@@ -147,8 +156,7 @@ def load_config(
 ) -> Config:
     """The configuration in ``path`` (none: all defaults), with dotted ``overrides`` (``{"run.turns": 3}``) on top.
 
-    ``needed`` are the roles without which there is nothing to do; of the roles, those that hold conversations are kept,
-    or those by which pools grow.
+    ``needed`` are the roles without which there is nothing to do; those that have no part in it are left out.
 
     Raises ConfigError for whatever cannot be used.
     """
@@ -174,10 +182,11 @@ def load_config(
     except ValidationError as error:
         raise ConfigError(f"{where}: {_explain(error)}") from None
     if not config.roles and not config.endpoints:
-        config = config.model_copy(update={"roles": _scripted_roles(config.run.expansion)})
+        config = config.model_copy(update={"roles": _scripted_roles(config.run.expansion, needed)})
     _check(config, where, needed)
-    base, grows = path.parent if path else Path(), set(needed) <= {*POOL_ROLES}
-    roles = {n: _resolved(role, base) for n, role in config.roles.items() if not needed or (n in POOL_ROLES) is grows}
+    base, unused = path.parent if path else Path(), _UNUSED.get(tuple(needed), ())
+    kept = [n for n in config.roles if (n in POOL_ROLES if tuple(needed) == POOL_ROLES else n not in unused)]
+    roles = {name: _resolved(config.roles[name], base) for name in kept}
     return config.model_copy(update={"roles": roles})
 
 
@@ -211,8 +220,8 @@ def api_key(name: str, endpoint: EndpointTable) -> str:
     return key
 
 
-def _scripted_roles(expansion: str) -> dict[str, RoleTable]:
-    names = [*NEEDED_ROLES, *(["judge"] if expansion == "beam" else []), *POOL_ROLES]
+def _scripted_roles(expansion: str, needed: Sequence[str]) -> dict[str, RoleTable]:
+    names = [*NEEDED_ROLES, *(["judge"] if expansion == "beam" or "judge" in needed else []), *POOL_ROLES]
     return {name: RoleTable(endpoint=SCRIPTED) for name in names}
 
 
@@ -222,10 +231,10 @@ def _resolved(role: RoleTable, base: Path) -> RoleTable:
 
 def _check(config: Config, where: str, needed: Sequence[str]) -> None:
     """What concerns more than one table."""
-    known = {*config.endpoints, SCRIPTED}
+    known = {*config.endpoints, *SCRIPTED_MODELS}
     for name, endpoint in config.endpoints.items():
-        if name == SCRIPTED:
-            raise ConfigError(f"{where}: the endpoint name {SCRIPTED!r} is taken by the built-in model")
+        if name in SCRIPTED_MODELS:
+            raise ConfigError(f"{where}: the endpoint name {name!r} is taken by the built-in model")
         if not endpoint.urls or not all(endpoint.urls):
             raise ConfigError(f'{where}: endpoint {name!r} has no URL; add base_url = "http://HOST:PORT/v1"')
         for url in endpoint.urls:

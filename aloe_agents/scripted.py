@@ -85,6 +85,7 @@ _BY_A = re.compile(r"^A:(.*(?:\n(?![AB]:).*)*)", re.MULTILINE)
 _GREETINGS = ("Hey!", "Hi there!", "Hello you!", "Guess what!")
 _REACTIONS = ("Ha, yes!", "Right?", "Exactly.", "Fair point.", "You get it.", "Hmm, maybe.")
 _AGAIN = ("I keep saying it, I know.", "Still true, by the way.", "Back to what I told you.")
+_ASIDES = (*_GREETINGS, *_REACTIONS, *_AGAIN, "Good question!")
 _TAKE_UP = (("Love that ", "!"), ("I can just see it: ", "."), ("Of course, ", "!"), ("It so suits you that ", "."))
 _BRING_BACK = (("It goes well with how ", "."), ("No surprise, since ", "."), ("I haven't forgotten that ", "."))
 _POLITE = ("Sounds nice.", "Thanks for sharing!", "Interesting!", "I see what you mean.", "How lovely.", "Got it.")
@@ -108,21 +109,28 @@ TRAITS = {name: (said.split(" / "), suits.split(" / ")) for name, _, said, suits
 
 @dataclass(frozen=True, slots=True)
 class ScriptedModel:
-    """The stand-in as a chat model; a call takes ``latency`` seconds. Give another ``seed`` another ``name``, too."""
+    """The stand-in as a chat model; a call takes ``latency`` seconds. Give another ``seed`` another ``name``, too.
+
+    An ``adaptive`` one answers a plain dialogue with what its user has told and shown so far; others answer everybody
+    the same.
+    """
 
     name: str = "scripted"
     latency: float = 0.0
     seed: int = 0
+    adaptive: bool = False
 
     async def chat(self, call: Call) -> Completion:
         if self.latency > 0:
             await asyncio.sleep(self.latency)
-        return complete(call.messages, call.sampling, self.seed)
+        return complete(call.messages, call.sampling, self.seed, self.adaptive)
 
 
-def complete(messages: Sequence[ChatMessage], sampling: Mapping[str, Any], seed: int = 0) -> Completion:
+def complete(
+    messages: Sequence[ChatMessage], sampling: Mapping[str, Any], seed: int = 0, adaptive: bool = False
+) -> Completion:
     """The reply, with ``seed``, ``stop`` and ``max_tokens`` of the sampling obeyed and its tokens estimated."""
-    text = reply(messages, f"{seed} {sampling.get('seed')}")
+    text = reply(messages, f"{seed} {sampling.get('seed')}", adaptive)
     stop = sampling.get("stop") or ()
     for ending in (stop,) if isinstance(stop, str) else stop:
         text = text.partition(ending)[0] if ending else text
@@ -141,7 +149,7 @@ def tokens(text: str) -> int:
     return (len(text) + 3) // 4
 
 
-def reply(messages: Sequence[ChatMessage], seed: int | str = 0) -> str:
+def reply(messages: Sequence[ChatMessage], seed: int | str = 0, adaptive: bool = False) -> str:
     """What the stand-in says to ``messages``."""
     system = messages[0]["content"] if messages and messages[0]["role"] in ("system", "developer") else ""
     heard = [message["content"] for message in messages if message["role"] == "user"] or [""]
@@ -160,7 +168,12 @@ def reply(messages: Sequence[ChatMessage], seed: int | str = 0) -> str:
         own = [message["content"] for message in messages if message["role"] == "assistant"]
         return _play(facts, manner, own, heard[-1], _draws(messages, seed))
     message, tag, hint = heard[-1].rpartition("<revealed>")
-    return _answer(message, hint.rpartition("</revealed>")[0] if tag else "", _draws(messages, seed))
+    if adaptive and not tag:
+        return _answer(heard[-1], *_gathered(heard), _draws(messages, seed))
+    head, _, personality = (hint.rpartition("</revealed>")[0] if tag else "").rpartition("Personalities:")
+    facts = _facts(head.partition("Profile:")[2])
+    known = () if facts and facts[0].text == "None" else facts
+    return _answer(message, known, _manner(personality), _draws(messages, seed))
 
 
 def _play(facts: Facts, manner: Manner, own: Sequence[str], heard: str, draws: Iterator[int]) -> str:
@@ -193,12 +206,20 @@ def _induce(facts: Facts, manner: Manner, conversation: str) -> str:
     return f"Profile: {parts[0]}\nPersonalities: {parts[1]}"
 
 
-def _answer(message: str, revealed: str, draws: Iterator[int]) -> str:
+def _gathered(heard: Sequence[str]) -> tuple[Facts, Manner]:
+    """What a user has told of themselves in these messages, and the traits whose markers they used."""
+    text = " ".join(heard)
+    shown = tuple((name, said, suits) for name, (said, suits) in TRAITS.items() if any(mark in text for mark in said))
+    for mark in (*_ASIDES, *(mark for _, said, _ in shown for mark in said)):
+        text = text.replace(mark, " ")
+    return tuple(fact for fact in _facts(text) if not fact.told.startswith("you said ")), shown
+
+
+def _answer(message: str, facts: Facts, manner: Manner, draws: Iterator[int]) -> str:
     """A polite answer to anybody; of somebody known, it takes up the fact nearest to the message, a few more, style."""
-    head, _, personality = revealed.rpartition("Personalities:")
-    manner, near = _manner(personality), frozenset(telling_words(message))
-    known = sorted(_facts(head.partition("Profile:")[2]), key=lambda fact: -len(fact.words & near))
-    if known and known[0].text != "None":
+    near = frozenset(telling_words(message))
+    known = sorted(facts, key=lambda fact: -len(fact.words & near))
+    if known:
         before, after = _pick(draws, _TAKE_UP)
         said, turn = f"{before}{known[0].told}{after}", next(draws)
         for nth in range(turn, turn + min(2, len(known) // 3)):

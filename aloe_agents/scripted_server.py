@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import re
 import time
 import uuid
@@ -122,8 +123,18 @@ async def _chat(request: web.Request) -> web.StreamResponse:
         counted = isinstance(options, dict) and options.get("include_usage")
         return await _streamed(request, completion, {**head, "usage": None} if counted else head)
     message = {"role": "assistant", "content": completion.text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": completion.finish_reason}
+    likely = _logprobs(completion.text) if body.get("logprobs") else None
+    choice = {"index": 0, "message": message, "logprobs": likely, "finish_reason": completion.finish_reason}
     return _json({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(completion)})
+
+
+def _logprobs(text: str) -> dict[str, Any]:
+    """The whole answer as one token; a score's neighbours are a tenth as likely as it."""
+    digit = int(text) if text.isdigit() and len(text) == 1 else None
+    others = [] if digit is None else [str(near) for near in (digit - 1, digit + 1) if 0 < near < 6]
+    top = [{"token": text, "logprob": math.log(1 - len(others) / 10), "bytes": None}]
+    top += [{"token": other, "logprob": math.log(0.1), "bytes": None} for other in others]
+    return {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
 
 
 async def _streamed(request: web.Request, completion: Completion, head: dict[str, Any]) -> web.StreamResponse:

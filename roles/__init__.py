@@ -1,5 +1,6 @@
 """The built-in roles, one a file, each written on the public API alone. Copy one to write your own."""
 
+from aloe_agents.roles.candidate import Candidate
 from aloe_agents.roles.generator import Generator
 from aloe_agents.roles.induction import Induction
 from aloe_agents.roles.judge import Judge
@@ -7,4 +8,4 @@ from aloe_agents.roles.preferred import Preferred
 from aloe_agents.roles.rejected import Rejected
 from aloe_agents.roles.role_player import RolePlayer
 
-__all__ = ["Generator", "Induction", "Judge", "Preferred", "Rejected", "RolePlayer"]
+__all__ = ["Candidate", "Generator", "Induction", "Judge", "Preferred", "Rejected", "RolePlayer"]

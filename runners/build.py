@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aloe_agents import prompts, roles
 from aloe_agents.agent import Agent
-from aloe_agents.config import AUTO, SCRIPTED, Config, EndpointTable, RoleTable, api_key
+from aloe_agents.config import AUTO, SCRIPTED_MODELS, Config, EndpointTable, RoleTable, api_key
 from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.errors import ConfigError
 from aloe_agents.expansion import Beam, Full, RandomPath
@@ -35,6 +35,7 @@ _CLASSES: Mapping[str, type] = {
     "rejected": roles.Rejected,
     "judge": roles.Judge,
     "generator": roles.Generator,
+    "candidate": roles.Candidate,
 }
 
 
@@ -64,8 +65,9 @@ def build_endpoints(config: Config, latency: float = 0.0, share: float = 1.0) ->
     """The endpoints that the roles use, by name. Raises ConfigError if a key's variable is not set."""
     used = {role.endpoint for role in config.roles.values() if role.endpoint}
     endpoints = {name: _endpoint(name, table, share) for name, table in config.endpoints.items() if name in used}
-    if SCRIPTED in used:
-        endpoints[SCRIPTED] = Endpoint(SCRIPTED, [ScriptedModel(latency=latency)], Limits(capacity=64))
+    for name in used & {*SCRIPTED_MODELS}:
+        model = ScriptedModel(name, latency, adaptive=name.endswith("adaptive"))
+        endpoints[name] = Endpoint(name, [model], Limits(capacity=64))
     return endpoints
 
 
@@ -98,6 +100,8 @@ def build_cast(config: Config, endpoints: Mapping[str, Endpoint], folder: Path |
 
 def build_expansion(config: Config) -> Expansion:
     """The expansion that ``[run]`` names."""
+    if "candidate" in config.roles:
+        return RandomPath(("candidate",))  # one answer, so no choice
     match config.run.expansion:
         case "full":
             return Full(config.run.depth)
@@ -130,7 +134,7 @@ def role_settings(config: Config) -> dict[str, str]:
     """What the roles' answers depend on, by name."""
     found = {}
     for name, role in config.roles.items():
-        endpoint = config.endpoints.get(role.endpoint or "", EndpointTable(model=SCRIPTED))
+        endpoint = config.endpoints.get(role.endpoint or "", EndpointTable(model=role.endpoint or "none"))
         found[f"model of {name}"] = endpoint.model if role.endpoint else "none"
         found[f"sampling of {name}"] = repr(sorted({**endpoint.sampling, **role.sampling}.items()))
         found[f"class of {name}"] = role.class_ or "built in"
@@ -141,7 +145,7 @@ def role_settings(config: Config) -> dict[str, str]:
 
 def _prompt_digest(name: str, role: RoleTable) -> str:
     """A digest of the prompt's text, so that an edited prompt is a changed setting."""
-    if role.prompt is None and (role.class_ or name == "rejected"):
+    if role.prompt is None and (role.class_ or name in ("rejected", "candidate")):
         return "its own"
     if role.prompt is None and name == "generator":
         return hashlib.sha256("".join(map(prompts.read, (*KINDS, "expand"))).encode()).hexdigest()[:12]

@@ -23,10 +23,14 @@ COMMANDS = {
     "demo": "The whole method offline in seconds, with the scripted model.",
     "personas": "Pools of profiles and personalities: grow, import, review, split, sample.",
     "simulate": "Personas in, conversation trees out; the same command resumes.",
+    "evaluate": "The ALOE benchmark: how well a model adapts to its user.",
+    "compare": "Evaluations side by side: tables, curves, differences beyond chance.",
+    "judge": "Score a finished run again, with another judge.",
+    "annotate": "Sheets for people, and how far they agree with the judge.",
     "watch": "Show a running or finished run in the terminal.",
     "status": "The accounting of a run.",
     "export": "Write a run's trees in another format.",
-    "serve": "Serve the scripted model as an OpenAI-compatible server.",
+    "serve": "Serve a local model, or the scripted one, until stopped.",
     "doctor": "What is installed, which endpoints answer, who hears whom.",
 }
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import click
 
-from aloe_agents.config import POOL_ROLES, load_config
+from aloe_agents.comparison import compare
+from aloe_agents.config import EVALUATION_ROLES, POOL_ROLES, load_config
 from aloe_agents.personas import sample_personas
 from aloe_agents.pools import read_pool
 from aloe_agents.proposals import KINDS, Kind
+from aloe_agents.results import read_results
+from aloe_agents.runners.evaluate import Model, benchmark, evaluate, show, wide
 from aloe_agents.runners.personas.grow import grow
 from aloe_agents.runners.simulate import simulate
 from aloe_agents.tree import read_trees
@@ -36,6 +39,7 @@ def command(out: Path | None, seed: int, turns: int, plain: bool) -> int:
     users = sample_personas(pools[0], pools[1], 24, seed)
     code = simulate(load_config(None, overrides), users, out, plain=plain, latency=0.15 if watched else 0.0)
     _show_scores(out, turns)
+    _compared(out / "evaluation", seed, turns)
     click.echo(f"\nLook at a dialogue:   aloe watch {out}\nThe trees themselves: {out / 'trees.jsonl'}")
     return code
 
@@ -47,6 +51,18 @@ def _grown(kind: Kind, pool: Path, seed: int, plain: bool) -> list[str]:
     texts, _ = read_pool(pool)
     click.echo(f"{pool}: {len(texts)} {kind}, half of them proposed by a generator and unlike all others")
     return texts
+
+
+def _compared(out: Path, seed: int, turns: int) -> None:
+    """Two scripted candidates on twenty of the package's cases: one takes up what its user told, one does not."""
+    roles = {f"roles.{role}.endpoint": "scripted" for role in EVALUATION_ROLES}
+    config = load_config(None, {"run.seed": seed, "run.turns": turns, **roles}, EVALUATION_ROLES)
+    places = []
+    for name in ("scripted-generic", "scripted-adaptive"):
+        places.append(out / name)
+        evaluate(config, Model(name, name), benchmark()[:20], places[-1], source="the package's benchmark", quiet=True)
+    click.echo()
+    show(wide(), compare([read_results(place) for place in places]))
 
 
 def _show_scores(out: Path, turns: int) -> None:

@@ -1,38 +1,80 @@
-"""``aloe serve scripted``: the scripted model behind HTTP, so that the whole path to a server runs without one."""
+"""``aloe serve``: a local model behind vLLM, or the scripted one, so that the whole path to a server runs without any."""
 
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
+import threading
+from pathlib import Path
 
 import click
 
+from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.runners.simulate import loop_runner
+from aloe_agents.serving import last_lines, local_model, served
+from aloe_agents.text import inert
 
 
 @click.command()
-@click.argument("model", type=click.Choice(["scripted"]))
+@click.argument("model")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--latency", type=click.FloatRange(0), default=0.0, help="Seconds that an answer takes.")
 @click.option("--api-key-env", help="Demand the key in this environment variable.")
 @click.option("--max-model-len", type=click.IntRange(1), help="Refuse prompts of more (estimated) tokens.")
-@click.option("--seed", type=int, default=0, help="Of the model's choices of words.")
+@click.option("--seed", type=int, default=0, help="Of the scripted model's choices of words.")
+@click.option("--vllm", "vllm_options", default="", metavar="OPTIONS", help="Added to vLLM's command line.")
+@click.option("--log", type=click.Path(path_type=Path), default="vllm.log", show_default=True, help="Of vLLM.")
 def command(
-    model: str, host: str, port: int, latency: float, api_key_env: str | None, max_model_len: int | None, seed: int
+    model: str,
+    host: str,
+    port: int,
+    latency: float,
+    api_key_env: str | None,
+    max_model_len: int | None,
+    seed: int,
+    vllm_options: str,
+    log: Path,
 ) -> None:
-    """Serve a model until stopped: OpenAI-compatible, on this machine.
+    """Serve MODEL until stopped: OpenAI-compatible, on this machine. MODEL is a directory with a transformers model or
+    a LoRA adapter, which vLLM serves, or the word scripted.
 
     \b
+    aloe serve ./my-model --port 8000
     aloe serve scripted --port 8000 --latency 0.2
     """
     import os
+
+    if model != "scripted":
+        if not Path(model).is_dir():
+            raise ConfigError(f"{model!r} is neither a directory nor scripted")
+        length = ["--max-model-len", str(max_model_len)] if max_model_len else []
+        _serve_local(Path(model), host, port, [*length, *shlex.split(vllm_options)], log)
+        return
 
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and not key:
         raise click.UsageError(f"${api_key_env} is not set")
     with loop_runner() as runner:
         runner.run(_serve(host, port, latency, key, max_model_len, seed))
+
+
+def _serve_local(path: Path, host: str, port: int, options: list[str], log: Path) -> None:
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    model = local_model(path)
+    click.echo(f"vLLM loads {path} (its log: {log})", err=True)
+    try:
+        with served(model, log, host=host, port=port, options=options, waiting=lambda: not over.is_set()) as url:
+            if not over.is_set():
+                click.echo(f"{model.name} at {url} (Ctrl-C stops it)")
+                over.wait()
+    except Fatal:
+        for line in last_lines(log):
+            click.echo(f"  {inert(line)}", err=True)
+        raise
 
 
 async def _serve(host: str, port: int, latency: float, key: str | None, max_model_len: int | None, seed: int) -> None:

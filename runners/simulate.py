@@ -140,20 +140,14 @@ def simulate(
     plain: bool = False,
     latency: float = 0.0,
     cluster: OnRay | None = None,
+    quiet: bool = False,
 ) -> int:
-    """Run ``config`` with ``personas`` in the directory ``out``, showing it. Returns the exit code.
+    """Run ``config`` with ``personas`` in the directory ``out``, showing it unless ``quiet``. Returns the exit code.
 
     Raises ConfigError before anything is written or asked.
     """
     parts = build.build(config, folder, latency)
-    settings = build.settings(config, personas)
-    if (differing := differences(out, settings)) and not force:
-        raise ConfigError(
-            f"{out} holds another run: {'; '.join(differing)}. Choose another --out, or --force to go on in it "
-            "(answers to unchanged questions are kept)"
-        )
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file, not a directory")
+    settings = check_settings(config, personas, out, force)
     claim = {
         "seed": config.run.seed,
         "turns": config.run.turns,
@@ -166,15 +160,30 @@ def simulate(
     }
     engine = _cluster(config, personas, out, folder, cluster) if cluster else Local(config, parts, personas, out)
     with loop_runner() as runner:
-        return runner.run(_run(engine, claim, out, config.to_toml(), plain))
+        return runner.run(_run(engine, claim, out, config.to_toml(), plain, quiet))
 
 
-async def _run(engine: Engine, claim: dict[str, Any], out: Path, resolved: str, plain: bool) -> int:
-    console, over = Terminal(), asyncio.Event()
+def check_settings(config: Config, personas: Sequence[Persona], out: Path, force: bool = False) -> dict[str, str]:
+    """What a run's answers depend on. Raises ConfigError if ``out`` cannot be its directory, or holds a run of other
+    settings and ``force`` is not given.
+    """
+    settings = build.settings(config, personas)
+    if (differing := differences(out, settings)) and not force:
+        raise ConfigError(
+            f"{out} holds another run: {'; '.join(differing)}. Choose another --out, or --force to go on in it "
+            "(answers to unchanged questions are kept)"
+        )
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file, not a directory")
+    return settings
+
+
+async def _run(engine: Engine, claim: dict[str, Any], out: Path, resolved: str, plain: bool, quiet: bool) -> int:
+    console, over = Terminal(quiet=quiet), asyncio.Event()
     try:
         await engine.open(claim)
         (out / "run.toml").write_text(resolved, encoding="utf-8")
-        screen = Terminal(force_terminal=False) if plain else console
+        screen = Terminal(force_terminal=False, quiet=quiet) if plain or quiet else console
         picture = asyncio.create_task(show(screen, engine.snapshot, over))
         task = asyncio.create_task(engine.run())
         with interrupts(engine.stop, task):

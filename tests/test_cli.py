@@ -161,7 +161,7 @@ def test_the_help_of_every_command_shows_an_example(tmp_path: Path, name: str) -
     [
         ("simulat", "no command 'simulat'; did you mean 'simulate'?"),
         ("statsu run", "no command 'statsu'; did you mean 'status'?"),
-        ("zzz", "no command 'zzz' (there are demo, personas, simulate, watch, status, export, serve, doctor)"),
+        ("zzz", "no command 'zzz' (there are demo, personas, simulate, evaluate, compare, judge, annotate, watch, status, export, serve, doctor)"),
         ("--nonsense", "No such option '--nonsense'"),
         ("simulate --personas personas.jsonl", "Missing option '--out'. (aloe simulate --help says more)"),
         ("simulate --out run --turn 3 --personas personas.jsonl", "'--turns'"),
@@ -176,7 +176,7 @@ def test_the_help_of_every_command_shows_an_example(tmp_path: Path, name: str) -
         ("doctor nowhere.toml", "nowhere.toml cannot be read: No such file or directory"),
         ("serve scripted --port 99999", "99999 is not in the range"),
         ("serve scripted --port 0 --api-key-env NO_SUCH_VARIABLE", "$NO_SUCH_VARIABLE is not set"),
-        ("serve llama", "'llama' is not 'scripted'"),
+        ("serve llama", "'llama' is neither a directory nor scripted"),
     ],
 )
 def test_what_is_typed_wrong_is_said_in_one_line(place: Path, arguments: str, said: str) -> None:

@@ -184,7 +184,7 @@ def test_a_prompt_is_relative_to_the_configuration(tmp_path: Path, monkeypatch: 
         (ENDPOINT + ROLES + "[roles.judge]", "role 'judge' has no endpoint"),
         (ENDPOINT + ROLES.replace('"big"', '"bgi"', 1), "role 'role_player' uses the endpoint 'bgi', which does not exist"),
         (ENDPOINT + ROLES.replace('"big"', '"bgi"', 1), "exist; did you mean 'big'?"),
-        (ROLES, "role 'role_player' uses the endpoint 'big', which does not exist (there are scripted)"),
+        (ROLES, "role 'role_player' uses the endpoint 'big', which does not exist (there are scripted, scripted-adaptive, scripted-generic)"),
         (
             ENDPOINT + ROLES + "[roles.jugde]\nendpoint = 'big'",
             "no built-in role is called 'jugde'; did you mean 'judge'?; a role of one's own needs class = \"module:Class\"",

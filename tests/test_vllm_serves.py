@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import httpx
@@ -11,7 +10,7 @@ import pytest
 
 from aloe_agents.http_model import HttpModel
 from tests.tiny_models import make_tiny_qwen2
-from tests.vllm_server import processes, require_vllm, session_members, vllm_server
+from tests.vllm_server import require_vllm, vllm_processes, vllm_server
 
 CORPUS = ["I moved to Lisbon in spring and I still miss the snow.", "What would you cook for six people on a Sunday?"]
 
@@ -31,9 +30,7 @@ def test_vllm_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
     require_vllm()
     make_tiny_qwen2(tmp_path / "model", CORPUS)
     with vllm_server(tmp_path / "model", "tiny", tmp_path / "vllm.log") as base_url:
-        sessions = {process.session for process in processes().values() if process.parent == os.getpid()}
-        sessions.discard(os.getsid(0))
-        assert sessions, "the server should be a child of this process, in a session of its own"
+        assert vllm_processes()
         reply = httpx.post(
             f"{base_url}/chat/completions",
             json={
@@ -51,4 +48,4 @@ def test_vllm_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
         assert body["choices"][0]["message"]["role"] == "assistant"
         assert 0 < body["usage"]["completion_tokens"] <= 16
         assert asyncio.run(_waiting(base_url)) == 0
-    assert [pid for session in sessions for pid in session_members(session)] == []
+    assert not vllm_processes()

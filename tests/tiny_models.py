@@ -1,10 +1,12 @@
-"""A model small enough to make in a second: nothing is downloaded, and what it says means nothing.
+"""Models small enough to make in a second: nothing is downloaded, and what they say means nothing.
 
-It is for tests of the way to a server and back, not of what a model writes.
+They are for tests of the way to a server and back, not of what a model writes. Each family has its architecture and a
+chat template of its family's form; Mistral's knows no system message and wants user and assistant in turn.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,39 +15,66 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+HEADERS = (
+    "{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n{{ message['content'] }}"
+    "<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+INSTRUCT = (
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user and assistant') }}{% endif %}"
+    "{% if message['role'] == 'user' %}[INST] {{ message['content'] }} [/INST]"
+    "{% else %} {{ message['content'] }}<|endoftext|>{% endif %}{% endfor %}"
+)
+PLAIN = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+FAMILIES = {
+    "qwen2": ("Qwen2", CHATML, END_OF_TURN),
+    "llama": ("Llama", HEADERS, "<|eot_id|>"),
+    "mistral": ("Mistral", INSTRUCT, END_OF_TEXT),
+    "olmo": ("Olmo", PLAIN, END_OF_TEXT),
+}
+HIDDEN, LAYERS = 128, 4
 
 
 def make_tiny_qwen2(directory: Path, corpus: Iterable[str]) -> None:
-    """Save a randomly initialised Qwen2 of about a million parameters to ``directory``, the same one each time.
+    """A Qwen2 of about a million parameters, as :func:`make_tiny` makes it."""
+    make_tiny(directory, "qwen2", corpus)
+
+
+def make_tiny(directory: Path, family: str, corpus: Iterable[str], context: int = 32768) -> None:
+    """Save a randomly initialised model of about a million parameters to ``directory``, the same one each time.
 
     Its byte-level tokenizer is trained on ``corpus``, so it encodes any text and spends few tokens on text like that.
     """
     import torch
+    import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+    architecture, template, end = FAMILIES[family]
+    special = dict.fromkeys([END_OF_TEXT, TURN, END_OF_TURN, end])
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=2048,
-        special_tokens=[END_OF_TEXT, TURN, END_OF_TURN],
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(corpus, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=END_OF_TURN, pad_token=END_OF_TEXT, chat_template=CHATML
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=end, pad_token=END_OF_TEXT, chat_template=template
     )
-
-    config = Qwen2Config(
+    config = getattr(transformers, f"{architecture}Config")(
         vocab_size=len(tokenizer),
-        hidden_size=128,
+        hidden_size=HIDDEN,
         intermediate_size=384,
-        num_hidden_layers=4,
+        num_hidden_layers=LAYERS,
         num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=32768,
+        num_key_value_heads=2 if family != "olmo" else 4,
+        max_position_embeddings=context,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -53,6 +82,32 @@ def make_tiny_qwen2(directory: Path, corpus: Iterable[str]) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Qwen2ForCausalLM(config)
+        model = getattr(transformers, f"{architecture}ForCausalLM")(config)
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
+
+
+def make_tiny_lora(directory: Path, base: Path, rank: int = 4) -> None:
+    """Save a LoRA adapter for a model that :func:`make_tiny` made: on the queries of every layer, large and random."""
+    import torch
+    from safetensors.torch import save_file
+
+    directory.mkdir()
+    made = torch.Generator().manual_seed(1)
+    weights = {}
+    for layer in range(LAYERS):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora"
+        weights[f"{name}_A.weight"] = torch.randn(rank, HIDDEN, generator=made)
+        weights[f"{name}_B.weight"] = torch.randn(HIDDEN, rank, generator=made)
+    save_file(weights, directory / "adapter_model.safetensors")
+    adapter = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base),
+        "r": rank,
+        "lora_alpha": 8,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": ["q_proj"],
+    }
+    (directory / "adapter_config.json").write_text(json.dumps(adapter))

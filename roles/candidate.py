@@ -1,0 +1,70 @@
+"""The candidate: the model under test. It hears the user and sees nothing but the dialogue (paper, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from aloe_agents import prompts
+from aloe_agents.agent import Scene
+from aloe_agents.errors import CallFailed, ConfigError, FailureReason
+from aloe_agents.messages import Answered, Message, UserSaid
+from aloe_agents.model import ChatMessage, ChatModel, Completion
+from aloe_agents.roles.rejected import dialogue
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryCut(Message):
+    """The candidate's context did not hold the whole dialogue: its oldest ``turns`` turns were left out."""
+
+    turns: int
+
+
+class Candidate:
+    """Answers as any assistant would. ``prompt`` names a file with a ``## system`` section, by itself there is none.
+
+    Where the context overflows, ``overflow`` says what happens: ``cut`` leaves the oldest turns out, one after another,
+    and says so (HistoryCut); ``fail`` lets the case fail. Some chat templates know no system message: when the server
+    refuses the request with one, it is put in front of the first user message.
+    """
+
+    name = "candidate"
+    hears = (UserSaid,)
+    says = ((Answered, "candidate"), HistoryCut)
+
+    def __init__(self, model: ChatModel, prompt: str | None = None, overflow: Literal["cut", "fail"] = "cut") -> None:
+        if overflow not in ("cut", "fail"):
+            raise ConfigError(f"a candidate's overflow is 'cut' or 'fail', not {overflow!r}")
+        self.model = model
+        self.system = prompts.load(prompt, (), {"system"}).fill("system") if prompt else None
+        self.overflow = overflow
+
+    async def respond(self, heard: UserSaid, scene: Scene) -> list[Message]:
+        messages: list[ChatMessage] = [*dialogue(scene), {"role": "user", "content": heard.text}]
+        cut = 0
+        while True:
+            try:
+                answer = await self._ask(scene, messages)
+                break
+            except CallFailed as failure:
+                if (
+                    failure.reason is not FailureReason.CONTEXT_OVERFLOW
+                    or self.overflow == "fail"
+                    or len(messages) == 1
+                ):
+                    raise
+                messages, cut = messages[2:], cut + 1
+        text, reason = answer.text.strip(), answer.finish_reason
+        said: list[Message] = [HistoryCut.after(heard, turns=cut)] if cut else []
+        return [*said, Answered.after(heard, label="candidate", text=text, finish_reason=reason)]
+
+    async def _ask(self, scene: Scene, messages: list[ChatMessage]) -> Completion:
+        if self.system is None:
+            return await scene.ask(self.model, messages)
+        try:
+            return await scene.ask(self.model, [self.system, *messages])
+        except CallFailed as failure:
+            if failure.reason is not FailureReason.REFUSED_REQUEST or "role" not in str(failure).lower():
+                raise
+        first = ChatMessage(role="user", content=f"{self.system['content']}\n\n{messages[0]['content']}")
+        return await scene.ask(self.model, [first, *messages[1:]])

