@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -180,16 +179,15 @@ def wide() -> Console:
 def show(console: Console, found: Comparison) -> None:
     """Print a comparison as Table 1 of the paper has it."""
     headings, cells = text(found)
-    curves = Table(
-        title=f"{found.cases} cases, judge {found.judge}", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
-    )
-    spreads = Table(title="95 % intervals", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    shape: dict[str, Any] = {"title_justify": "left", "box": None, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    curves = Table(title=f"{found.cases} cases, judge {found.judge}", **shape)
+    spreads = Table(title="\n95 % intervals", **shape)
     for n, heading in enumerate(headings):
         for table in (curves, *([spreads] if n == 0 or n > found.turns else [])):
-            table.add_column(Text(heading), justify="left" if n == 0 else "right", overflow="fold")
-    for figures_, intervals in zip(cells[::2], cells[1::2], strict=True):
-        curves.add_row(*(Text(inert(cell)) for cell in figures_))
-        spreads.add_row(Text(inert(figures_[0])), *(Text(cell) for cell in intervals[found.turns + 1 :]))
+            table.add_column(Text(heading, style="bold"), justify="left" if n == 0 else "right", overflow="fold")
+    for line, intervals in zip(cells[::2], cells[1::2], strict=True):
+        curves.add_row(*(Text(inert(cell)) for cell in line))
+        spreads.add_row(Text(inert(line[0])), *(Text(cell) for cell in intervals[found.turns + 1 :]))
     console.print(curves)
     console.print(spreads)
     for remark in [*found.missing, *([NOTE] if len(found.rows) > 1 else [])]:

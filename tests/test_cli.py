@@ -161,7 +161,10 @@ def test_the_help_of_every_command_shows_an_example(tmp_path: Path, name: str) -
     [
         ("simulat", "no command 'simulat'; did you mean 'simulate'?"),
         ("statsu run", "no command 'statsu'; did you mean 'status'?"),
-        ("zzz", "no command 'zzz' (there are demo, personas, simulate, evaluate, compare, judge, annotate, watch, status, export, serve, doctor)"),
+        (
+            "zzz",
+            "no command 'zzz' (there are demo, personas, simulate, evaluate, compare, judge, annotate, watch, status, export, serve, doctor)",
+        ),
         ("--nonsense", "No such option '--nonsense'"),
         ("simulate --personas personas.jsonl", "Missing option '--out'. (aloe simulate --help says more)"),
         ("simulate --out run --turn 3 --personas personas.jsonl", "'--turns'"),
