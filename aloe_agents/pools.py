@@ -138,6 +138,14 @@ def held_out(count: int, of: Sequence[Item], at_most: float, vectors: Any, what:
     return rows
 
 
+def read_json(path: Path) -> Iterator[tuple[str, object]]:
+    """The values of a JSON list or of JSON lines, each with where it stands. Raises ConfigError where there are none."""
+    for where, value in (_json if path.suffix == ".json" else _lines)(path, []):
+        if isinstance(value, ConfigError):
+            raise value
+        yield where, value
+
+
 def _lines(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
     is_json: bool | None = None
     for number, line in text_lines(path):

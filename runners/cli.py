@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "The ALOE benchmark: how well a model adapts to its user.",
     "compare": "Evaluations side by side: tables, curves, differences beyond chance.",
     "judge": "Score a finished run again, with another judge.",
+    "train": "SFT and DPO on the trees of a run.",
     "annotate": "Sheets for people, and how far they agree with the judge.",
     "watch": "Show a running or finished run in the terminal.",
     "status": "The accounting of a run.",

@@ -163,7 +163,7 @@ def test_the_help_of_every_command_shows_an_example(tmp_path: Path, name: str) -
         ("statsu run", "no command 'statsu'; did you mean 'status'?"),
         (
             "zzz",
-            "no command 'zzz' (there are demo, personas, simulate, evaluate, compare, judge, annotate, watch, status, export, serve, doctor)",
+            "no command 'zzz' (there are demo, personas, simulate, evaluate, compare, judge, train, annotate, watch, status, export, serve, doctor)",
         ),
         ("--nonsense", "No such option '--nonsense'"),
         ("simulate --personas personas.jsonl", "Missing option '--out'. (aloe simulate --help says more)"),
@@ -171,7 +171,7 @@ def test_the_help_of_every_command_shows_an_example(tmp_path: Path, name: str) -
         ("simulate --out run --turns many --personas personas.jsonl", "'many' is not a valid integer"),
         ("simulate --out run --expansion tree --personas personas.jsonl", "'tree' is not one of 'random-path', 'full'"),
         ("export run", "Missing option '--to'"),
-        ("export run --to parquet --out x", "'parquet' is not 'aloe'"),
+        ("export run --to parquet --out x", "'parquet' is not one of"),
         ("status", "Missing argument 'DIRECTORY'"),
         ("status nowhere", "nowhere holds no run (there is no journal.sqlite in it)"),
         ("watch nowhere", "nowhere holds no run"),

@@ -1,0 +1,165 @@
+"""A packed conversation through a transformers model: one forward pass scores every answer of a tree.
+
+1. :func:`add_tree_backbone` patches a causal language model's backbone. Called as ever, it does what it always did; given
+   the ``tree_`` tensors of a :class:`Batch`, it runs the packed sequence under the tree's mask and gives the hidden states
+   gathered into short rows (answers, L, hidden): the prompt's last token, then the answer's. Whatever computes a loss from
+   a backbone's rows then does so unknowingly.
+2. The mask is boolean and four-dimensional, for ``sdpa``; a sliding window is measured in depth, as in a flat row.
+   ``eager`` adds a mask instead of applying it, which is silently wrong, so it is refused; so are layers that carry a
+   state along the sequence, since they would carry it from one branch into the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aloe_agents.errors import ConfigError
+from aloe_agents.training.packing import Packed
+
+_KINDS = ("full_attention", "sliding_attention")
+_BACKENDS = ("sdpa",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Packed conversations as tensors: B of them, A answers in all."""
+
+    tree_input_ids: Tensor
+    """(B, T), padded at the end."""
+    tree_position_ids: Tensor
+    """(B, T)"""
+    tree_end: Tensor
+    """(B, T): q sees k when ``k <= q < end[k]``; padding sees itself."""
+    tree_gather: Tensor
+    """(A, L): places in the B x T tokens, flattened, of each answer's row; padded with its first place."""
+    input_ids: Tensor
+    """(A, L): the tokens at those places."""
+    attention_mask: Tensor
+    """(A, L): 1 where a place is the row's own."""
+    labels: Tensor
+    """(A, L): the answer's tokens; -100 elsewhere."""
+
+
+def collate(trees: Sequence[Packed], pad: int = 0) -> Batch:
+    """The batch of several packed conversations; ``pad`` is the token that fills up."""
+    length = max(len(tree.tokens) for tree in trees)
+    longest = max(len(places) for tree in trees for places in tree.places)
+    tokens = torch.full((len(trees), length), pad)
+    positions = torch.zeros((len(trees), length), dtype=torch.long)
+    end = torch.arange(1, length + 1).repeat(len(trees), 1)
+    gather, ids, there, labels = [], [], [], []
+    for row, tree in enumerate(trees):
+        size = len(tree.tokens)
+        tokens[row, :size] = torch.from_numpy(tree.tokens)
+        positions[row, :size] = torch.from_numpy(tree.positions)
+        end[row, :size] = torch.from_numpy(tree.end)
+        for places in tree.places:
+            fill = longest - len(places)
+            place = torch.from_numpy(places)
+            own = torch.from_numpy(tree.tokens)[place]
+            gather.append(torch.cat([place, place[:1].expand(fill)]) + row * length)
+            ids.append(torch.cat([own, torch.full((fill,), pad)]))
+            there.append(torch.cat([torch.ones(len(places), dtype=torch.long), torch.zeros(fill, dtype=torch.long)]))
+            labels.append(torch.cat([torch.tensor([-100]), own[1:], torch.full((fill,), -100)]))
+    return Batch(
+        tree_input_ids=tokens,
+        tree_position_ids=positions,
+        tree_end=end,
+        tree_gather=torch.stack(gather),
+        input_ids=torch.stack(ids),
+        attention_mask=torch.stack(there),
+        labels=torch.stack(labels),
+    )
+
+
+def add_tree_backbone(model: Any) -> None:
+    """Let ``model``, a causal language model of transformers, take packed conversations. Before PEFT or DDP wraps it.
+
+    Raises ConfigError for a model whose layers or whose attention cannot.
+    """
+    check_model(model)
+    backbone = model.base_model
+    plain = backbone.forward
+
+    def forward(*args: Any, **given: Any) -> Any:
+        tree = {
+            name: given.pop(name, None) for name in ("tree_input_ids", "tree_position_ids", "tree_end", "tree_gather")
+        }
+        if tree["tree_input_ids"] is None:
+            return plain(*args, **given)
+        for name in ("input_ids", "attention_mask", "position_ids", "labels"):
+            given.pop(name, None)
+        found = plain(
+            input_ids=tree["tree_input_ids"],
+            position_ids=tree["tree_position_ids"],
+            attention_mask=_masks(model.config.get_text_config(), tree["tree_end"], tree["tree_position_ids"]),
+            **given,
+        )
+        hidden = found.last_hidden_state
+        found.last_hidden_state = hidden.reshape(-1, hidden.shape[-1])[tree["tree_gather"]]
+        return found
+
+    backbone.forward = forward
+
+
+def check_model(model: Any) -> None:
+    """Raise ConfigError where packed conversations would be silently wrong."""
+    config = model.config.get_text_config()
+    if getattr(model, "active_peft_config", None) is not None and getattr(
+        model.active_peft_config, "is_prompt_learning", False
+    ):
+        raise ConfigError(
+            "prompt tuning puts tokens of its own before each row, which a tree has no place for: use LoRA"
+        )
+    other = {*(getattr(config, "layer_types", None) or ())} - {*_KINDS}
+    if (
+        other
+        or not hasattr(config, "num_attention_heads")
+        or getattr(config, "ssm_cfg", None)
+        or hasattr(config, "state_size")
+    ):
+        named = ", ".join(sorted(other)) or config.model_type
+        raise ConfigError(
+            f"layers of {named} carry a state from one branch of a tree into the next: train with flat rows"
+        )
+    if (backend := config._attn_implementation) not in _BACKENDS:
+        raise ConfigError(
+            f"packed trees need attention by {' or '.join(_BACKENDS)}, not {backend!r}: eager adds a mask and is wrong"
+        )
+    if getattr(config, "attention_dropout", 0.0) and getattr(model, "training", False):
+        raise ConfigError("attention dropout makes packed and flat rows differ: set attention_dropout to 0")
+
+
+def _masks(config: Any, end: Tensor, depth: Tensor) -> Tensor | dict[str, Tensor]:
+    """Who sees whom (B, 1, T, T); by kind of layer where a model has several."""
+    place = torch.arange(end.shape[1], device=end.device)
+    seen = (place[None, None, :] <= place[None, :, None]) & (place[None, :, None] < end[:, None, :])
+    window = getattr(config, "sliding_window", None)
+    kinds = {*(getattr(config, "layer_types", None) or ())}
+    near = seen
+    if window:
+        near = seen & (depth[:, :, None] - depth[:, None, :] < window)
+    if "sliding_attention" in kinds:
+        return {"full_attention": seen[:, None], "sliding_attention": near[:, None]}
+    slides = window and not kinds and getattr(config, "use_sliding_window", True)
+    return (near if slides else seen)[:, None]
+
+
+def answer_logps(model: Any, batch: Batch) -> Tensor:
+    """The log-probability of each answer under its prompt (A,), from one forward pass."""
+    hidden = model.base_model(
+        tree_input_ids=batch.tree_input_ids,
+        tree_position_ids=batch.tree_position_ids,
+        tree_end=batch.tree_end,
+        tree_gather=batch.tree_gather,
+        use_cache=False,
+    ).last_hidden_state
+    logps = torch.log_softmax(model.get_output_embeddings()(hidden[:, :-1]).float(), dim=-1)
+    labels = batch.labels[:, 1:]
+    picked = logps.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return torch.where(labels >= 0, picked, torch.zeros_like(picked)).sum(dim=1)

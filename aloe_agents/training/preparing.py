@@ -1,0 +1,107 @@
+"""Rows made ready for a trainer: other people's conversations mixed in, and what is too long shortened or left out.
+
+An answer is never cut: a row that does not fit loses its oldest turns, or is left out, and both are counted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from aloe_agents.errors import ConfigError
+from aloe_agents.pools import read_json
+
+TooLong = Literal["shorten", "drop", "refuse"]
+_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+
+
+def conversations(path: Path) -> Iterator[list[dict[str, str]]]:
+    """The conversations of a JSON or JSONL file in the form of CodeActInstruct and its like: objects with
+    ``conversations`` or ``messages``, lists of role (or from) and content (or value).
+
+    Raises ConfigError, naming the item, for anything else.
+    """
+    for where, value in read_json(path):
+        given = value.get("conversations", value.get("messages")) if isinstance(value, dict) else None
+        if not isinstance(given, list) or not given:
+            raise ConfigError(f"{where} has no conversations (a list of role and content)")
+        messages = []
+        for message in given:
+            said = message if isinstance(message, dict) else {}
+            role, content = said.get("role", said.get("from")), said.get("content", said.get("value"))
+            if role not in _ROLES or not isinstance(content, str):
+                raise ConfigError(f"{where} holds a message without a known role (user, assistant, system) and content")
+            messages.append({"role": _ROLES[role], "content": content})
+        yield messages
+
+
+def as_rows(messages: Sequence[dict[str, str]], name: str) -> Iterator[dict[str, Any]]:
+    """A row for each answer of a conversation."""
+    for n, message in enumerate(messages):
+        if message["role"] == "assistant" and any(before["role"] == "user" for before in messages[:n]):
+            yield {"prompt": list(messages[:n]), "completion": [message], "conversation": name}
+
+
+def mixed(rows: Sequence[dict[str, Any]], path: Path, share: float, seed: int) -> list[dict[str, Any]]:
+    """``rows`` with conversations of ``path``, whole ones, until about ``share`` of all rows are theirs; shuffled.
+
+    Raises ConfigError for a share outside of (0, 1], and where the file has too few.
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"the share of a mixture is more than 0 and at most 1, not {share:g}")
+    rng = random.Random(f"mix {seed}")
+    others = [[*as_rows(messages, f"mixed {n}")] for n, messages in enumerate(conversations(path))]
+    rng.shuffle(others)
+    kept = [] if share == 1 else list(rows)
+    wanted = sum(map(len, others)) if share == 1 else round(len(kept) * share / (1 - share))
+    taken: list[dict[str, Any]] = []
+    for conversation in others:
+        if len(taken) >= wanted:
+            break
+        taken += conversation
+    if len(taken) < wanted:
+        raise ConfigError(f"{path} has {len(taken)} answers, and {wanted} are wanted for a share of {share:g}")
+    together: dict[str, list[dict[str, Any]]] = {}
+    for row in [*kept, *taken]:
+        together.setdefault(row["conversation"], []).append(row)
+    order = list(together)
+    rng.shuffle(order)
+    return [row for name in order for row in together[name]]
+
+
+def fitted(
+    rows: Iterable[dict[str, Any]], tokenizer: Any, max_length: int, too_long: TooLong = "shorten"
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """``rows`` of at most ``max_length`` tokens, and how many were shortened by their oldest turns or left out.
+
+    Raises ConfigError where a row is too long and ``too_long`` is ``refuse``, and where the tokenizer has no chat template.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError("the tokenizer has no chat template; give one with --chat-template FILE (Jinja)")
+    kept: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter()
+    for row in rows:
+        prompt = list(row["prompt"])
+        answers = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
+        while (length := max(_length(tokenizer, [*prompt, *answer]) for answer in answers)) > max_length:
+            if too_long == "refuse":
+                raise ConfigError(
+                    f"a row has {length} tokens, and {max_length} fit: raise --max-length, or choose --too-long"
+                )
+            start = 1 if prompt[0]["role"] == "system" else 0
+            if too_long == "drop" or len(prompt) - start < 3:
+                break
+            del prompt[start : start + 2]
+        else:
+            counts["shortened"] += len(prompt) < len(row["prompt"])
+            kept.append({**row, "prompt": prompt})
+            continue
+        counts["too long"] += 1
+    return kept, counts
+
+
+def _length(tokenizer: Any, messages: list[dict[str, str]]) -> int:
+    return len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"])

@@ -1,0 +1,144 @@
+"""``aloe train`` on trees of the scripted world: SFT, then DPO, whole and by adapter, resumed, mixed; and bad input."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aloe_agents.errors import ConfigError
+from aloe_agents.runners.train import Plan, train
+from aloe_agents.training.preparing import as_rows, conversations, fitted, mixed
+from tests.test_cli import aloe, one_line
+from tests.test_personas import OWN
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("trl") is None, reason="trl is not here (pip install '.[train]')"
+)
+AGENT = [
+    {"id": "a", "conversations": [
+        {"role": "system", "content": "You can run code."}, {"role": "user", "content": "Add two and three."},
+        {"role": "assistant", "content": "<execute>print(2 + 3)</execute>"}, {"role": "user", "content": "5"},
+        {"role": "assistant", "content": "It is five."},
+    ]},
+    {"conversations": [{"from": "human", "value": "Say hello."}, {"from": "gpt", "value": "Hello."}]},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of eight conversations with three turns, and a tiny model."""
+    from tests.tiny_models import make_tiny
+
+    folder = tmp_path_factory.mktemp("train")
+    pools = f"--profiles {OWN}/profiles.txt --personalities {OWN}/personalities.txt"
+    assert aloe(f"simulate {pools} --count 8 --turns 3 --out run --plain", folder).returncode == 0
+    make_tiny(folder / "base", "qwen2", (OWN / "profiles.txt").read_text().splitlines())
+    (folder / "agent.jsonl").write_text("".join(json.dumps(row) + "\n" for row in AGENT * 20))
+    return folder
+
+
+def plan(place: Path, out: Path, **given: Any) -> Plan:
+    chosen = {"method": "sft", "model": str(place / "base"), "data": str(place / "run"), "batch": 6, "epochs": 1.0,
+              "learning_rate": 1e-3, **given}  # fmt: skip
+    return Plan(out=str(out), **chosen)
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_sft_then_dpo_packed_and_flat_alike(place: Path, tmp_path: Path, lora: int) -> None:
+    packed, flat = (train(plan(place, tmp_path / packing, packing=packing, lora=lora)) for packing in ("tree", "flat"))
+    assert packed["rows"] == flat["rows"] == 24 and packed["conversations"] == 8 and packed["packing_ratio"] > 1.5
+    assert packed["loss_last"] < packed["loss_first"]
+    assert (tmp_path / "tree/adapter_config.json").exists() is bool(lora)
+    assert json.loads((tmp_path / "tree/training.json").read_text()) == packed
+    if not lora:
+        dpo = train(plan(place, tmp_path / "dpo", method="dpo", model=str(tmp_path / "tree")))
+        assert dpo["loss_first"] == pytest.approx(0.6931, abs=0.01), "the reference is the model itself"
+        assert dpo["loss_last"] < 0.69 and dpo["beta"] == 0.9
+
+
+def test_a_training_goes_on_from_its_checkpoint_to_the_same_loss(place: Path, tmp_path: Path) -> None:
+    whole = train(plan(place, tmp_path / "whole", epochs=2.0))
+    steps = whole["steps"] // 2
+    shutil.copytree(tmp_path / f"whole/checkpoint-{steps}", tmp_path / f"cut/checkpoint-{steps}")
+    again = train(plan(place, tmp_path / "cut", epochs=2.0))
+    assert again["steps"] == whole["steps"] and again["loss_last"] == pytest.approx(whole["loss_last"], rel=1e-4)
+
+
+def test_agent_data_is_mixed_in_whole_conversations(place: Path, tmp_path: Path) -> None:
+    assert [len([*as_rows(messages, "x")]) for messages in conversations(place / "agent.jsonl")][:2] == [2, 1]
+    own = [{"prompt": [], "completion": [], "conversation": f"p{n // 5}"} for n in range(30)]
+    made = mixed(own, place / "agent.jsonl", 0.4, seed=1)
+    others = [row for row in made if row["conversation"].startswith("mixed")]
+    assert len(others) in (20, 21) and len(made) - len(others) == 30
+    assert made == mixed(own, place / "agent.jsonl", 0.4, seed=1) != mixed(own, place / "agent.jsonl", 0.4, seed=2)
+    with pytest.raises(ConfigError, match="has 60 answers, and 270 are wanted"):
+        mixed(own, place / "agent.jsonl", 0.9, seed=1)
+    summary = train(plan(place, tmp_path / "m", answers="mixture", mix=f"{place / 'agent.jsonl'}:0.25"))
+    assert summary["rows"] in (32, 33)
+
+
+class Words:
+    """A tokenizer of one token a word, and one a message."""
+
+    chat_template = "there is one"
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [0] * sum(1 + len(message["content"].split()) for message in messages)}
+
+
+def test_what_is_too_long_loses_its_oldest_turns_and_never_its_answer() -> None:
+    turns = [{"role": role, "content": "one two three"} for _ in range(3) for role in ("user", "assistant")][:-1]
+    row = {"prompt": turns, "completion": [{"role": "assistant", "content": "four five"}], "conversation": "c"}
+    kept, counts = fitted([row], Words(), 16)
+    assert [len(one["prompt"]) for one in kept] == [3] and counts == {"shortened": 1}
+    assert kept[0]["prompt"] == turns[2:] and kept[0]["completion"] == row["completion"]
+    assert fitted([row], Words(), 5) == ([], {"too long": 1})
+    assert fitted([row], Words(), 16, "drop") == ([], {"too long": 1})
+    assert len(fitted([row], Words(), 100)[0][0]["prompt"]) == 5
+    with pytest.raises(ConfigError, match="a row has 23 tokens, and 16 fit"):
+        fitted([row], Words(), 16, "refuse")
+    bare = Words()
+    bare.chat_template = ""
+    with pytest.raises(ConfigError, match="no chat template; give one with --chat-template"):
+        fitted([row], bare, 16)
+
+
+def test_rows_of_an_export_train_as_well(place: Path, tmp_path: Path) -> None:
+    assert aloe(f"export {place}/run --to sft --out rows", tmp_path).returncode == 0
+    summary = train(plan(place, tmp_path / "out", data=str(tmp_path / "rows")))
+    assert summary["rows"] == 24 and summary["conversations"] == 8
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train sft --model nowhere --data {place}/run --out x", "nowhere holds no model: there is no config.json"),
+        ("train sft --model {place}/base --data nowhere --out x", "nowhere cannot be read"),
+        ("train dpo --model {place}/base --data {place}/agent.jsonl --out x", "line 1 is no row with prompt, chosen, rejected"),
+        ("train sft --model {place}/base --data {place}/run --answers mixture --out x", "needs --mix FILE:SHARE"),
+        ("train sft --model {place}/base --data {place}/run --mix agent --out x", "--mix is FILE:SHARE"),
+        ("train sft --model {place}/base --data {place}/run --mix {place}/run/trees.jsonl:0.5 --out x", "has no conversations"),
+        ("train sft --model {place}/base --data {place}/run --max-length 20 --too-long drop --out x",
+         "no row is left to train on: 24 too long"),
+        ("train sft --model {place}/base --data {place}/run --max-length 20 --too-long refuse --out x", "and 20 fit"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_on_is_said_in_one_line(place: Path, tmp_path: Path, command: str, said: str) -> None:
+    done = aloe(command.format(place=place), tmp_path)
+    assert said in done.stderr.splitlines()[-1], done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "x").exists()
+
+
+def test_without_trl_it_is_one_line_with_the_command(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "trl.py").write_text("raise ImportError('not here')\n")
+    done = aloe(
+        f"train sft --model {place}/base --data {place}/run --out x",
+        tmp_path,
+        {"PYTHONPATH": f"{tmp_path}:{OWN.parents[1]}"},
+    )
+    assert "pip install 'aloe-agents[train]'" in one_line(done)
