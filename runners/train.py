@@ -5,11 +5,10 @@ Under accelerate for several processes: ``accelerate launch -m aloe_agents.runne
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +23,8 @@ from aloe_agents.training.rows import Filter, Form, Left, rows
 from aloe_agents.tree import read_trees
 
 SUMMARY = "training.json"
+SINGLE, HALF = 1e-3, 0.25
+"""Nat by which a packed answer may differ from its flat row, in float32 and in bfloat16 (whose own noise is a tenth of that)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,17 @@ def train(plan: Plan) -> dict[str, Any]:
     kept, counts = fitted(given, tokenizer, longest, plan.too_long)
     if not kept:
         raise ConfigError(f"no row is left to train on: {_told(left.out + counts)}")
-    trainer, ratio = _trainer(plan, model, tokenizer, kept, on_gpu)
+    trainer, ratio, apart = _trainer(plan, model, tokenizer, kept, on_gpu)
+    if apart is not None and apart > (HALF if dtype is torch.bfloat16 else SINGLE):
+        click.echo(
+            f"aloe: packed answers are {apart:.3g} nat from flat rows with this model: training with flat rows",
+            err=True,
+        )
+        model = AutoModelForCausalLM.from_pretrained(plan.model, dtype=dtype, attn_implementation="sdpa")
+        plan = replace(plan, packing="flat")
+        trainer, ratio, _ = _trainer(plan, model, tokenizer, kept, on_gpu)
+    elif apart is not None:
+        click.echo(f"packed {ratio:.2f} to 1; the first conversation is {apart:.1e} nat from its flat rows", err=True)
     checkpoints = sorted(Path(plan.out).glob("checkpoint-*"))
     result = trainer.train(resume_from_checkpoint=bool(checkpoints))
     trainer.save_model(plan.out)
@@ -141,6 +152,7 @@ def train(plan: Plan) -> dict[str, Any]:
         "conversations": len({row["conversation"] for row in kept}),
         "left_out": dict(left.out + counts),
         "packing_ratio": round(ratio, 3) if ratio else None,
+        "packed_apart_from_flat": apart,
         "steps": result.global_step,
         "loss_first": losses[0] if losses else None,
         "loss_last": losses[-1] if losses else None,
@@ -188,12 +200,14 @@ def _read_rows(path: Path, form: Form) -> Iterator[dict[str, Any]]:
 
 def _trainer(
     plan: Plan, model: Any, tokenizer: Any, kept: list[dict[str, Any]], on_gpu: bool
-) -> tuple[Any, float | None]:
-    """The trainer, and how many times fewer tokens it encodes than rows one by one."""
+) -> tuple[Any, float | None, float | None]:
+    """The trainer; packed, how many times fewer tokens it encodes than rows one by one, and how far the first conversation
+    is from its flat rows.
+    """
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    from aloe_agents.training.trainers import GROUP, TreeDPOTrainer, TreeSFTTrainer
+    from aloe_agents.training.trainers import GROUP, TreeDPOTrainer, TreeSFTTrainer, first_disagreement
 
     names = ("prompt", "chosen", "rejected") if plan.method == "dpo" else ("prompt", "completion")
     data = Dataset.from_list([{**{name: row[name] for name in names}, GROUP: row["conversation"]} for row in kept])
@@ -230,9 +244,9 @@ def _trainer(
         args = DPOConfig(beta=plan.beta, precompute_ref_log_probs=True, **shared)
         trainer = (TreeDPOTrainer if tree else DPOTrainer)(args=args, **given)
     if not tree:
-        return trainer, None
+        return trainer, None, None
     packed = trainer.train_dataset
-    return trainer, sum(packed["flat"]) / max(sum(map(len, itertools.islice(packed["tokens"], None))), 1)
+    return trainer, sum(packed["flat"]) / max(sum(map(len, packed["tokens"])), 1), first_disagreement(trainer)
 
 
 def _processes() -> int:

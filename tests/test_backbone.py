@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.training.backbone import add_tree_backbone, answer_logps, collate
+from aloe_agents.training.backbone import add_tree_backbone, answer_logps, collate, disagreement
 from aloe_agents.training.packing import TokenRow, pack
 
 SHAPE = {
@@ -128,6 +128,17 @@ def test_the_oracle_sees_a_branch_that_looks_at_its_sibling() -> None:
         ]
         for packed in wrong:
             assert (answer_logps(model, collate([packed])) - expected).abs().max() > 1e-3
+
+
+def test_a_first_batch_is_checked_against_its_flat_rows() -> None:
+    model = made("Llama").train()
+    add_tree_backbone(model)
+    tree = pack(conversation(5, 3))
+    assert disagreement(model, tree) < 1e-4 and model.training
+    shuffled = type(tree)(
+        tokens=tree.tokens, positions=tree.positions[::-1].copy(), end=tree.end, places=tree.places, flat=tree.flat
+    )
+    assert disagreement(model, shuffled) > 1e-3
 
 
 def test_what_would_be_silently_wrong_is_refused() -> None:

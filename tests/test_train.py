@@ -52,7 +52,7 @@ def plan(place: Path, out: Path, **given: Any) -> Plan:
 def test_sft_then_dpo_packed_and_flat_alike(place: Path, tmp_path: Path, lora: int) -> None:
     packed, flat = (train(plan(place, tmp_path / packing, packing=packing, lora=lora)) for packing in ("tree", "flat"))
     assert packed["rows"] == flat["rows"] == 24 and packed["conversations"] == 8 and packed["packing_ratio"] > 1.5
-    assert packed["loss_last"] < packed["loss_first"]
+    assert packed["loss_last"] < packed["loss_first"] and packed["packed_apart_from_flat"] < 1e-3
     assert (tmp_path / "tree/adapter_config.json").exists() is bool(lora)
     assert json.loads((tmp_path / "tree/training.json").read_text()) == packed
     if not lora:

@@ -20,7 +20,7 @@ from aloe_agents.expansion import RandomPath
 from aloe_agents.training.rows import rows
 from aloe_agents.training.trainers import TreeDPOTrainer, TreeSFTTrainer
 from tests.test_rows import grown
-from tests.tiny_models import make_tiny
+from tests.tiny_models import FAMILIES, make_tiny
 
 TURNS, CONVERSATIONS = 4, 3
 QUIET = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1, "use_cpu": True}
@@ -30,7 +30,7 @@ STEP = {"learning_rate": 0.1, "optim": "sgd", "max_grad_norm": 0.0, "lr_schedule
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    for family in ("qwen2", "llama"):
+    for family in FAMILIES:
         make_tiny(
             folder / family, family, ["She keeps bees in Turin.", "He sings bass in a choir and bakes rye bread."]
         )
@@ -49,17 +49,17 @@ async def made(form: Any) -> Dataset:
 def stepped(cls: Any, config: Any, data: Dataset, folder: Path, out: Path, rows_a_step: int, **given: Any) -> Any:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    before = {name: value.clone() for name, value in model.state_dict().items()}
     tokenizer = AutoTokenizer.from_pretrained(folder)
     kind, extra = config
     args = kind(
         str(out), per_device_train_batch_size=rows_a_step, max_length=None, bf16=False, **QUIET, **STEP, **extra
     )
     trainer = cls(model=model, args=args, train_dataset=data, processing_class=tokenizer, **given)
+    whole = trainer.accelerator.unwrap_model(trainer.model)
+    before = {name: value.detach().clone() for name, value in whole.named_parameters() if value.requires_grad}
     trainer.train()
     loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
-    after = trainer.accelerator.unwrap_model(trainer.model).state_dict()
-    return loss, {name: after[name] - before[name] for name in before if name in after}
+    return loss, {name: value.detach() - before[name] for name, value in whole.named_parameters() if name in before}
 
 
 def agree(flat: Any, packed: Any) -> None:
@@ -70,13 +70,33 @@ def agree(flat: Any, packed: Any) -> None:
         assert float((change - packed[1][name]).abs().max()) < 1e-3 * largest + 1e-7, name
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
-async def test_sft_takes_the_same_step(place: Path, tmp_path: Path, family: str) -> None:
-    data = await made("sft")
-    config = (SFTConfig, {"completion_only_loss": True, "gradient_checkpointing": False})
-    flat = stepped(SFTTrainer, config, data, place / family, tmp_path / "a", len(data))
-    packed = stepped(TreeSFTTrainer, config, data, place / family, tmp_path / "b", CONVERSATIONS)
-    agree(flat, packed)
+def adapter(lora: bool) -> dict[str, Any]:
+    from peft import LoraConfig
+
+    return {"peft_config": LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")} if lora else {}
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_every_family_takes_the_same_step_by_sft_and_by_dpo(
+    place: Path, tmp_path: Path, family: str, lora: bool
+) -> None:
+    for trainers, form, config in (
+        (
+            (SFTTrainer, TreeSFTTrainer),
+            "sft",
+            (SFTConfig, {"completion_only_loss": True, "gradient_checkpointing": False}),
+        ),
+        ((DPOTrainer, TreeDPOTrainer), "dpo", (DPOConfig, {"beta": 0.9, "gradient_checkpointing": False})),
+    ):
+        data = await made(form)
+        flat = stepped(
+            trainers[0], copy.deepcopy(config), data, place / family, tmp_path / "a", len(data), **adapter(lora)
+        )
+        packed = stepped(
+            trainers[1], copy.deepcopy(config), data, place / family, tmp_path / "b", CONVERSATIONS, **adapter(lora)
+        )
+        agree(flat, packed)
 
 
 @pytest.mark.parametrize("precomputed", [False, True])

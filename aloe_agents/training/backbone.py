@@ -163,3 +163,32 @@ def answer_logps(model: Any, batch: Batch) -> Tensor:
     labels = batch.labels[:, 1:]
     picked = logps.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     return torch.where(labels >= 0, picked, torch.zeros_like(picked)).sum(dim=1)
+
+
+def disagreement(model: Any, tree: Packed, rows: int = 6) -> float:
+    """The largest difference between the log-probability of an answer in the packed tree and in a flat row, over the
+    first and last ``rows`` / 2 answers, with the model as it is. What a first batch is checked by.
+    """
+    device = next(model.parameters()).device
+    chosen = sorted(
+        {*range(min(rows // 2, len(tree.places))), *range(max(0, len(tree.places) - rows // 2), len(tree.places))}
+    )
+    batch = collate([tree])
+    moved = Batch(**{name: getattr(batch, name).to(device) for name in Batch.__slots__})
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            packed = answer_logps(model, moved)
+            largest = 0.0
+            for n in chosen:
+                last = int(tree.places[n][-1])
+                row = [k for k in range(last + 1) if last < tree.end[k]]
+                ids = torch.from_numpy(tree.tokens[row])[None].to(device)
+                logps = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0, :-1].float(), dim=-1)
+                picked = logps.gather(-1, ids[0, 1:, None])[:, 0]
+                flat = picked[-(len(tree.places[n]) - 1) :].sum()
+                largest = max(largest, float((packed[n] - flat).abs()))
+    finally:
+        model.train(training)
+    return largest

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from trl import DPOTrainer, SFTTrainer
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.training.backbone import add_tree_backbone, collate
+from aloe_agents.training.backbone import add_tree_backbone, collate, disagreement
 from aloe_agents.training.packing import Packed, TokenRow, pack
 
 GROUP = "conversation"
@@ -167,6 +167,13 @@ def _grouped(rows: Iterable[list[TokenRow]], groups: Sequence[str]) -> Dataset:
             }
         )
     return Dataset.from_list(examples)
+
+
+def first_disagreement(trainer: TreeSFTTrainer | TreeDPOTrainer) -> float:
+    """How far the first conversation's answers are from their flat rows, by the model that is to be trained."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return disagreement(inner, _packed(trainer.train_dataset[0]))
 
 
 def _packed(example: Mapping[str, Any]) -> Packed:

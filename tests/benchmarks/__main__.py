@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 
-NAMES = ("start", "engine", "client", "schedule", "memory", "pools", "prefix", "ray", "size")
+NAMES = ("start", "engine", "client", "schedule", "memory", "pools", "prefix", "ray", "size", "training")
 
 
 def main() -> None:
