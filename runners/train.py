@@ -15,10 +15,11 @@ from typing import Any, Literal
 import click
 import orjson
 
-from aloe_agents.errors import ConfigError
+from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.files import replacing
 from aloe_agents.pools import read_json
 from aloe_agents.reading import TREES
+from aloe_agents.text import one_line
 from aloe_agents.training.rows import Filter, Form, Left, rows
 from aloe_agents.tree import read_trees
 
@@ -141,10 +142,19 @@ def train(plan: Plan) -> dict[str, Any]:
         trainer, ratio, _ = _trainer(plan, model, tokenizer, kept, on_gpu)
     elif apart is not None:
         click.echo(f"packed {ratio:.2f} to 1; the first conversation is {apart:.1e} nat from its flat rows", err=True)
-    checkpoints = sorted(Path(plan.out).glob("checkpoint-*"))
-    result = trainer.train(resume_from_checkpoint=bool(checkpoints))
-    trainer.save_model(plan.out)
-    tokenizer.save_pretrained(plan.out)
+    last = last_checkpoint(Path(plan.out))
+    try:
+        result = trainer.train(resume_from_checkpoint=str(last) if last else None)
+        trainer.save_model(plan.out)
+        tokenizer.save_pretrained(plan.out)
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
+        kept_back = last_checkpoint(Path(plan.out))
+        where = f"training goes on from {kept_back}" if kept_back else "there is no checkpoint yet"
+        raise Fatal(
+            f"{plan.out} cannot be written ({one_line(str(error), 120)}); {where}: make room and run the same command again"
+        ) from None
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     summary = {
         **asdict(plan),
@@ -163,6 +173,12 @@ def train(plan: Plan) -> dict[str, Any]:
             file.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
         _show(summary)
     return summary
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The last checkpoint that was written to its end: its state is written last."""
+    whole = [place for place in out.glob("checkpoint-*") if (place / "trainer_state.json").is_file()]
+    return max(whole, key=lambda place: int(place.name.rpartition("-")[2]), default=None)
 
 
 def _require() -> None:

@@ -29,17 +29,19 @@ PERSONAS = "".join(
 NEEDED = ("role_player", "induction", "preferred", "rejected")
 
 
-def aloe(arguments: str, at: Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """``aloe ARGUMENTS``, typed in the folder ``at``; ``arguments`` may go on with a pipe."""
+def aloe(
+    arguments: str, at: Path, environment: Mapping[str, str] | None = None, before: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """``aloe ARGUMENTS``, typed in the folder ``at``; ``arguments`` may go on with a pipe, ``before`` is typed first."""
     return subprocess.run(
-        f"{shlex.join(ALOE)} {arguments}",
+        f"{before} {shlex.join(ALOE)} {arguments}",
         shell=True,
         check=False,
         cwd=at,
         env={**ENVIRONMENT, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -112,6 +112,22 @@ def test_no_process_is_left_when_the_command_is_interrupted_or_killed(
 
 
 @pytest.mark.vllm
+@pytest.mark.families
+@pytest.mark.timeout(600)
+def test_an_adapter_that_was_trained_is_served_and_answers(models: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    pools = f"--profiles {OWN}/profiles.txt --personalities {OWN}/personalities.txt"
+    assert run(f"simulate {pools} --count 4 --turns 2 --out run --plain", tmp_path).returncode == 0
+    command = f"train sft --model {models / 'qwen2'} --data run --out lora --lora 4 --batch 4 --epochs 1"
+    done = run(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run(f"evaluate --model lora --out ev {SMALL}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "ev/results.json").read_text())
+    assert found["accounting"]["completed"] == 3 and found["model"]["base"] == str(models / "qwen2")
+
+
+@pytest.mark.vllm
 @pytest.mark.timeout(300)
 def test_serve_says_where_and_stops_when_asked(models: Path, tmp_path: Path) -> None:
     command = [*ALOE, "serve", str(models / "llama"), "--port", "0", "--max-model-len", "1024"]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.runners.train import Plan, train
+from aloe_agents.runners.train import Plan, last_checkpoint, train
 from aloe_agents.training.preparing import as_rows, conversations, fitted, mixed
 from tests.test_cli import aloe, one_line
-from tests.test_personas import OWN
+from tests.test_personas import AUTHORS, OWN
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("trl") is None, reason="trl is not here (pip install '.[train]')"
@@ -67,6 +67,30 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_loss(place: Path, tm
     shutil.copytree(tmp_path / f"whole/checkpoint-{steps}", tmp_path / f"cut/checkpoint-{steps}")
     again = train(plan(place, tmp_path / "cut", epochs=2.0))
     assert again["steps"] == whole["steps"] and again["loss_last"] == pytest.approx(whole["loss_last"], rel=1e-4)
+
+
+def test_a_disk_that_takes_no_more_leaves_the_last_whole_checkpoint_in_use(place: Path, tmp_path: Path) -> None:
+    command = f"train sft --model {place}/base --data {place}/run --batch 6 --epochs 1 --out x"
+    full = aloe(command, tmp_path, before="ulimit -f 200;")  # no file of more than 200 blocks: as if the disk were full
+    assert full.returncode == 1, full.stderr
+    said = [line for line in full.stderr.splitlines() if line.startswith("aloe: x cannot be written")]
+    assert len(said) == 1 and "there is no checkpoint yet" in said[0] and "make room" in said[0], full.stderr
+    assert "Traceback" not in full.stderr
+    (tmp_path / "x/checkpoint-9").mkdir(exist_ok=True)  # cut short
+    assert last_checkpoint(tmp_path / "x") is None
+    assert aloe(command, tmp_path).returncode == 0 and last_checkpoint(tmp_path / "x") is not None
+
+
+@pytest.mark.skipif(not AUTHORS.exists(), reason="the authors' files are not here")
+def test_a_hundred_trees_of_real_personas_train_an_epoch_of_sft_and_of_dpo(place: Path, tmp_path: Path) -> None:
+    pools = f"--profiles {AUTHORS}/profile.jsonl --personalities {AUTHORS}/personality.jsonl"
+    assert aloe(f"simulate {pools} --count 100 --out run --plain", tmp_path).returncode == 0
+    data = {"data": str(tmp_path / "run"), "batch": 48}
+    sft = train(plan(place, tmp_path / "sft", **data))
+    assert (sft["rows"], sft["conversations"]) == (1000, 100) and sft["packing_ratio"] > 3
+    assert sft["loss_last"] < sft["loss_first"]
+    dpo = train(plan(place, tmp_path / "dpo", method="dpo", model=str(tmp_path / "sft"), **data))
+    assert dpo["rows"] == 1000 and dpo["packing_ratio"] > 5 and dpo["loss_last"] < 0.69
 
 
 def test_agent_data_is_mixed_in_whole_conversations(place: Path, tmp_path: Path) -> None:

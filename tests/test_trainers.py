@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,63 @@ async def test_a_length_that_cuts_is_refused(place: Path, tmp_path: Path) -> Non
             await made("sft"),
             AutoTokenizer.from_pretrained(place / "qwen2"),
         )
+
+
+# --- the paper's losses, by hand -------------------------------------------------------------------------------------
+
+
+def by_hand(model: Any, tokenizer: Any, row: dict[str, Any], name: str) -> tuple[float, int]:
+    """log P(answer | history, message) of one row, token by token with the softmax written out, and its tokens."""
+    prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+    whole = tokenizer.apply_chat_template([*row["prompt"], *row[name]], return_dict=True)["input_ids"]
+    assert whole[: len(prompt)] == prompt
+    total = 0.0
+    with torch.no_grad():
+        for place in range(len(prompt), len(whole)):
+            logits = model(input_ids=torch.tensor([whole[:place]]), use_cache=False).logits[0, -1].double()
+            total += float(logits[whole[place]] - torch.log(torch.exp(logits).sum()))
+    return total, len(whole) - len(prompt)
+
+
+def two_layers(folder: Path, seed: int) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, num_hidden_layers=2, attn_implementation="sdpa")
+    config.layer_types = ["full_attention"] * 2
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+async def test_the_losses_are_the_papers(place: Path, tmp_path: Path) -> None:
+    (tree,) = await grown(RandomPath(), 3, 1)
+    dpo = [row for _, row in rows([tree], "dpo")]
+    assert len(dpo) == 3
+    tokenizer = AutoTokenizer.from_pretrained(place / "qwen2")
+    policy, reference = two_layers(place / "qwen2", 1).eval(), two_layers(place / "qwen2", 2).eval()
+    log_p = {name: [by_hand(policy, tokenizer, row, name) for row in dpo] for name in ("chosen", "rejected")}
+    log_q = {name: [by_hand(reference, tokenizer, row, name)[0] for row in dpo] for name in ("chosen", "rejected")}
+
+    equation_1 = -sum(value for value, _ in log_p["chosen"]) / sum(count for _, count in log_p["chosen"])
+    margins = [
+        0.9 * ((log_p["chosen"][n][0] - log_q["chosen"][n]) - (log_p["rejected"][n][0] - log_q["rejected"][n]))
+        for n in range(3)
+    ]
+    equation_2 = sum(math.log(1 + math.exp(-margin)) for margin in margins) / 3
+
+    names = {"sft": ("prompt", "completion"), "dpo": ("prompt", "chosen", "rejected")}
+    found = {}
+    for method, cls, kind, more, extra in (
+        ("sft", TreeSFTTrainer, SFTConfig, {"completion_only_loss": True}, {}),
+        ("dpo", TreeDPOTrainer, DPOConfig, {"beta": 0.9}, {"ref_model": copy.deepcopy(reference)}),
+    ):
+        data = [row for _, row in rows([tree], method)]  # type: ignore[arg-type]
+        data = Dataset.from_list([{**{n: row[n] for n in names[method]}, "conversation": "one"} for row in data])
+        args = kind(
+            str(tmp_path / method), per_device_train_batch_size=1, max_length=None, bf16=False,
+            gradient_checkpointing=False, **more, **QUIET, **STEP,
+        )  # fmt: skip
+        trainer = cls(copy.deepcopy(policy), args, data, tokenizer, **extra)
+        trainer.train()
+        found[method] = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    assert found["sft"] == pytest.approx(equation_1, rel=1e-5)
+    assert found["dpo"] == pytest.approx(equation_2, rel=1e-4)
