@@ -5,27 +5,40 @@ Under accelerate for several processes: ``accelerate launch -m aloe_agents.runne
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import math
+import os
+import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 import orjson
 
+from aloe_agents.config import parse_override
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.files import replacing
-from aloe_agents.pools import read_json
-from aloe_agents.reading import TREES
 from aloe_agents.text import one_line
-from aloe_agents.training.rows import Filter, Form, Left, rows
-from aloe_agents.tree import read_trees
+from aloe_agents.training.preparing import digest_of, fitted, mixed, read_rows, told
+from aloe_agents.training.rows import Form
 
 SUMMARY = "training.json"
 SINGLE, HALF = 1e-3, 0.25
 """Nat by which a packed answer may differ from its flat row, in float32 and in bfloat16 (whose own noise is a tenth of that)."""
+OURS = {
+    **{name: f"say {option}" for name, option in {
+        "output_dir": "--out", "learning_rate": "--learning-rate", "num_train_epochs": "--epochs", "seed": "--seed",
+        "gradient_accumulation_steps": "--batch, turns of a step", "beta": "--beta", "max_length": "--max-length",
+        "packing": "--packing", "padding_free": "--packing", "chat_template_path": "--chat-template",
+    }.items()},
+    "completion_only_loss": "the loss is on the answer alone", "assistant_only_loss": "the loss is on the answer alone",
+    "trust_remote_code": "code that comes with a model is not run",
+}  # fmt: skip
+"""Arguments of trl's that are not taken from ``--set``, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +53,7 @@ class Plan:
     mix: str | None = None
     """FILE:SHARE of other conversations."""
     packing: Literal["tree", "flat"] = "tree"
+    attention: Literal["sdpa", "flex_attention"] = "sdpa"
     learning_rate: float = 1e-5
     batch: int = 48
     """Turns of an optimizer step."""
@@ -53,6 +67,8 @@ class Plan:
     min_margin: float | None = None
     judge: str | None = None
     seed: int = 0
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Of trl's SFTConfig or DPOConfig: what is not said here."""
 
 
 @click.command()
@@ -71,6 +87,8 @@ class Plan:
     "--mix", metavar="FILE:SHARE", help="Conversations of other kinds (agent data), and their share of the rows."
 )
 @click.option("--packing", type=click.Choice(["tree", "flat"]), default="tree", show_default=True)
+@click.option("--attention", type=click.Choice(["sdpa", "flex_attention"]), default="sdpa", show_default=True,
+              help="flex_attention needs a GPU.")  # fmt: skip
 @click.option("--learning-rate", type=float, default=1e-5, show_default=True, help="Linear to 0.")
 @click.option("--batch", type=click.IntRange(1), default=48, show_default=True, help="Turns of an optimizer step.")
 @click.option("--epochs", type=float, help="3 for SFT, 1 for DPO.")
@@ -85,7 +103,9 @@ class Plan:
 @click.option("--min-margin", type=float, help="Leave out turns whose answers' scores differ by less.")
 @click.option("--judge", help="Whose scores, where several judged.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def command(epochs: float | None, lora: int | None, **given: Any) -> None:
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any argument of trl's SFTConfig or DPOConfig, such "
+              "as warmup_ratio=0.1 or per_device_train_batch_size=4.")  # fmt: skip
+def command(epochs: float | None, lora: int | None, overrides: Sequence[str], **given: Any) -> None:
     """Train a model on a run's trees.
 
     \b
@@ -93,7 +113,9 @@ def command(epochs: float | None, lora: int | None, **given: Any) -> None:
     aloe train dpo --model models/sft --data runs/first --out models/dpo
     """
     paths = {name: str(value) for name, value in given.items() if isinstance(value, Path)}
-    plan = Plan(**{**given, **paths}, epochs=epochs or (3.0 if given["method"] == "sft" else 1.0), lora=lora or 0)
+    epochs = epochs or (3.0 if given["method"] == "sft" else 1.0)
+    arguments = dict(parse_override(text) for text in overrides)
+    plan = Plan(**{**given, **paths}, epochs=epochs, lora=lora or 0, arguments=arguments)
     train(plan)
 
 
@@ -105,18 +127,25 @@ def train(plan: Plan) -> dict[str, Any]:
     _require()
     if not (Path(plan.model) / "config.json").is_file():
         raise ConfigError(f"{plan.model} holds no model: there is no config.json")
+    _check_arguments(plan)
     if plan.answers == "mixture" and not plan.mix:
         raise ConfigError("--answers mixture needs --mix FILE:SHARE")
-    given, left = _given(plan)
+    digest = digest_of(Path(plan.data))
+    if (over := _begun(plan, digest)) is not None:
+        _show(over)
+        return over
+    form: Form = "dpo" if plan.method == "dpo" else "sft-rejected" if plan.answers == "rejected" else "sft"
+    given, left = read_rows(Path(plan.data), form, plan.min_margin, plan.judge)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-    from aloe_agents.training.preparing import fitted, mixed
+    from aloe_agents.runners.training_progress import quiet, shown
 
+    quiet()
     set_seed(plan.seed)
     tokenizer = AutoTokenizer.from_pretrained(plan.model)
     if plan.chat_template:
-        tokenizer.chat_template = Path(plan.chat_template).read_text(encoding="utf-8")
+        tokenizer.chat_template = _template(Path(plan.chat_template))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if plan.mix:
@@ -125,39 +154,41 @@ def train(plan: Plan) -> dict[str, Any]:
             raise ConfigError(f"--mix is FILE:SHARE, such as agent.jsonl:0.3, not {plan.mix!r}")
         given = mixed(given, Path(path), float(share), plan.seed)
     on_gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(plan.model, dtype=dtype, attn_implementation="sdpa")
+    # all weights are trained in float32 under bfloat16 autocast: steps of 1e-5 are lost on bfloat16 weights
+    dtype = torch.bfloat16 if on_gpu and plan.lora else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(plan.model, dtype=dtype, attn_implementation=plan.attention)
     longest = plan.max_length or int(getattr(model.config.get_text_config(), "max_position_embeddings", 4096))
     kept, counts = fitted(given, tokenizer, longest, plan.too_long)
     if not kept:
-        raise ConfigError(f"no row is left to train on: {_told(left.out + counts)}")
+        raise ConfigError(f"no row is left to train on: {told(left.out + counts)}")
     trainer, ratio, apart = _trainer(plan, model, tokenizer, kept, on_gpu)
     if apart is not None and apart > (HALF if dtype is torch.bfloat16 else SINGLE):
-        click.echo(
-            f"aloe: packed answers are {apart:.3g} nat from flat rows with this model: training with flat rows",
-            err=True,
-        )
-        model = AutoModelForCausalLM.from_pretrained(plan.model, dtype=dtype, attn_implementation="sdpa")
-        plan = replace(plan, packing="flat")
-        trainer, ratio, _ = _trainer(plan, model, tokenizer, kept, on_gpu)
+        _say(f"aloe: packed answers are {apart:.3g} nat from flat rows with this model: training with flat rows")
+        model = AutoModelForCausalLM.from_pretrained(plan.model, dtype=dtype, attn_implementation=plan.attention)
+        trainer, ratio, _ = _trainer(replace(plan, packing="flat"), model, tokenizer, kept, on_gpu)
     elif apart is not None:
-        click.echo(f"packed {ratio:.2f} to 1; the first conversation is {apart:.1e} nat from its flat rows", err=True)
+        _say(f"packed {ratio:.2f} to 1; the first conversation is {apart:.1e} nat from its flat rows")
+    asked = {**asdict(plan), "data_digest": digest}
+    _write(plan, asked)
     last = last_checkpoint(Path(plan.out))
     try:
-        result = trainer.train(resume_from_checkpoint=str(last) if last else None)
-        trainer.save_model(plan.out)
-        tokenizer.save_pretrained(plan.out)
+        with shown(trainer):
+            result = trainer.train(resume_from_checkpoint=str(last) if last else None)
+        trainer.save_model(plan.out)  # with the tokenizer
     except Exception as error:
         if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
             raise
-        kept_back = last_checkpoint(Path(plan.out))
-        where = f"training goes on from {kept_back}" if kept_back else "there is no checkpoint yet"
         raise Fatal(
-            f"{plan.out} cannot be written ({one_line(str(error), 120)}); {where}: make room and run the same command again"
+            f"{plan.out} cannot be written ({one_line(str(error), 120)}); {_goes_on(plan)}: make room and run the same "
+            "command again"
         ) from None
+    except KeyboardInterrupt:
+        _say(f"aloe: stopped; {_goes_on(plan)} when the same command is run again")
+        raise
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     summary = {
-        **asdict(plan),
+        **asked,
+        "trained_on": "packed trees" if ratio else "flat rows",
         "rows": len(kept),
         "conversations": len({row["conversation"] for row in kept}),
         "left_out": dict(left.out + counts),
@@ -168,10 +199,8 @@ def train(plan: Plan) -> dict[str, Any]:
         "loss_last": losses[-1] if losses else None,
         "seconds": round(result.metrics.get("train_runtime", 0.0), 1),
     }
-    if trainer.is_world_process_zero():
-        with replacing(Path(plan.out) / SUMMARY) as file:
-            file.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
-        _show(summary)
+    _write(plan, summary)
+    _show(summary)
     return summary
 
 
@@ -179,6 +208,46 @@ def last_checkpoint(out: Path) -> Path | None:
     """The last checkpoint that was written to its end: its state is written last."""
     whole = [place for place in out.glob("checkpoint-*") if (place / "trainer_state.json").is_file()]
     return max(whole, key=lambda place: int(place.name.rpartition("-")[2]), default=None)
+
+
+def _begun(plan: Plan, digest: str) -> dict[str, Any] | None:
+    """The summary of this very training, if it is over. Raises ConfigError for a directory that holds another one."""
+    place = Path(plan.out) / SUMMARY
+    if not place.exists():
+        return None
+    asked = {name: value for name, value in asdict(plan).items() if name != "out"}
+    try:
+        found: dict[str, Any] = orjson.loads(place.read_bytes())
+        differing = [f"{name} {found[name]!r}, now {value!r}" for name, value in asked.items() if found[name] != value]
+        differing += [f"{plan.data} had other contents"] if found["data_digest"] != digest else []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{place} cannot be read ({one_line(str(error), 80)}); choose another --out") from None
+    if differing:
+        raise ConfigError(
+            f"{plan.out} holds a training with other settings ({'; '.join(differing)}); choose another --out"
+        )
+    return found if "steps" in found else None
+
+
+def _write(plan: Plan, summary: dict[str, Any]) -> None:
+    if _first():
+        with replacing(Path(plan.out) / SUMMARY) as file:
+            file.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+
+
+def _first() -> bool:
+    """Whether this is the first process of the training, which speaks and writes for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say(text: str) -> None:
+    if _first():
+        click.echo(text, err=True)
+
+
+def _goes_on(plan: Plan) -> str:
+    last = last_checkpoint(Path(plan.out))
+    return f"training goes on from {last}" if last else "there is no checkpoint yet"
 
 
 def _require() -> None:
@@ -190,28 +259,11 @@ def _require() -> None:
     del datasets, trl
 
 
-def _given(plan: Plan) -> tuple[list[dict[str, Any]], Left]:
-    """The rows that the data gives, each with its conversation; and what was left out."""
-    form: Form = "dpo" if plan.method == "dpo" else "sft-rejected" if plan.answers == "rejected" else "sft"
-    left, path = Left(), Path(plan.data)
-    if (path / TREES).is_file():
-        trees = list(read_trees(path / TREES))
-        found = [row for _, row in rows(trees, form, Filter(min_margin=plan.min_margin), plan.judge, left)]
-    else:
-        found = [*_read_rows(path / "train.jsonl" if path.is_dir() else path, form)]
-    if not found:
-        raise ConfigError(f"{plan.data} has no row for {plan.method}: {_told(left.out)}")
-    for row in found:
-        row.setdefault("conversation", str(row.get("id", "")).partition("/")[0].partition("#")[0])
-    return found, left
-
-
-def _read_rows(path: Path, form: Form) -> Iterator[dict[str, Any]]:
-    wanted = ("prompt", "chosen", "rejected") if form == "dpo" else ("prompt", "completion")
-    for where, row in read_json(path):
-        if not isinstance(row, dict) or any(not isinstance(row.get(name), list) for name in wanted):
-            raise ConfigError(f"{where} is no row with {', '.join(wanted)}")
-        yield row
+def _template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _trainer(
@@ -228,13 +280,17 @@ def _trainer(
     names = ("prompt", "chosen", "rejected") if plan.method == "dpo" else ("prompt", "completion")
     data = Dataset.from_list([{**{name: row[name] for name in names}, GROUP: row["conversation"]} for row in kept])
     sizes = Counter(row["conversation"] for row in kept)
-    turns = sum(sizes.values()) / len(sizes) if plan.packing == "tree" else min(4, plan.batch)
+    tree = plan.packing == "tree"
+    at_once = plan.arguments.get("per_device_train_batch_size", 1 if tree else min(4, plan.batch))
+    # of an example: DPO makes its examples as long as most conversations are
+    length = Counter(sizes.values()).most_common(1)[0][0] if plan.method == "dpo" else sum(sizes.values()) / len(sizes)
+    turns = at_once * (length if tree else 1)
     shared: dict[str, Any] = {
         "output_dir": plan.out,
         "learning_rate": plan.learning_rate,
         "lr_scheduler_type": "linear",
         "num_train_epochs": plan.epochs,
-        "per_device_train_batch_size": 1 if plan.packing == "tree" else int(turns),
+        "per_device_train_batch_size": at_once,
         "gradient_accumulation_steps": max(1, math.ceil(plan.batch / turns / _processes())),
         "max_length": None,
         "seed": plan.seed,
@@ -243,8 +299,9 @@ def _trainer(
         "logging_steps": 1,
         "save_strategy": "epoch",
         "save_total_limit": 2,
-        "report_to": [],
+        "report_to": ["tensorboard"] if importlib.util.find_spec("tensorboard") else [],
         "gradient_checkpointing": on_gpu,
+        **plan.arguments,
     }
     given: dict[str, Any] = {"model": model, "train_dataset": data, "processing_class": tokenizer}
     if plan.lora:
@@ -253,21 +310,40 @@ def _trainer(
         given["peft_config"] = LoraConfig(
             r=plan.lora, lora_alpha=2 * plan.lora, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-    tree = plan.packing == "tree"
     if plan.method == "sft":
-        trainer = (TreeSFTTrainer if tree else SFTTrainer)(args=SFTConfig(completion_only_loss=True, **shared), **given)
+        kinds: Any = (TreeSFTTrainer if tree else SFTTrainer, SFTConfig, {"completion_only_loss": True})
     else:
-        args = DPOConfig(beta=plan.beta, precompute_ref_log_probs=True, **shared)
-        trainer = (TreeDPOTrainer if tree else DPOTrainer)(args=args, **given)
+        # where accelerate shards the model, nothing of it can be computed before the training begins
+        early = "true" not in (os.environ.get("ACCELERATE_USE_DEEPSPEED"), os.environ.get("ACCELERATE_USE_FSDP"))
+        kinds = (TreeDPOTrainer if tree else DPOTrainer, DPOConfig,
+                 {"beta": plan.beta, "precompute_ref_log_probs": early})  # fmt: skip
+    try:
+        args = kinds[1](**{**kinds[2], **shared})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--set: {one_line(str(error), 300)}") from None
+    trainer = kinds[0](args=args, **given)
     if not tree:
         return trainer, None, None
     packed = trainer.train_dataset
     return trainer, sum(packed["flat"]) / max(sum(map(len, packed["tokens"])), 1), first_disagreement(trainer)
 
 
-def _processes() -> int:
-    import os
+def _check_arguments(plan: Plan) -> None:
+    """Raise ConfigError for an argument that trl does not know, or that an option of ours stands for."""
+    from trl import DPOConfig, SFTConfig
 
+    kind = DPOConfig if plan.method == "dpo" else SFTConfig
+    known = {argument.name for argument in fields(kind)}
+    for name in plan.arguments:
+        if name in OURS:
+            raise ConfigError(f"--set {name}: {OURS[name]}")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ConfigError(f"--set {name}: trl's {kind.__name__} has no such argument" + (
+                f"; did you mean {near[0]}?" if near else ""))  # fmt: skip
+
+
+def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -278,17 +354,18 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _told(out: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in out.most_common() if count) or "it is empty"
-
-
 def _show(summary: dict[str, Any]) -> None:
+    if not _first():
+        return
     for name in ("rows", "conversations", "left_out", "packing_ratio", "steps", "loss_first", "loss_last", "seconds"):
         value = summary[name]
-        shown = _told(Counter(value)) if isinstance(value, dict) and value else "-" if value in (None, {}) else value
+        shown = told(Counter(value)) if isinstance(value, dict) and value else "-" if value in (None, {}) else value
         click.echo(f"{name.replace('_', ' '):<16} {shown}")
     click.echo(f"{'model':<16} {summary['out']}")
 
 
 if __name__ == "__main__":
-    command()
+    from aloe_agents.runners.cli import main
+
+    sys.argv.insert(1, "train")
+    main()

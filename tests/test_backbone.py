@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from aloe_agents.errors import ConfigError
+from aloe_agents.expansion import Full, RandomPath
 from aloe_agents.training.backbone import add_tree_backbone, answer_logps, collate, disagreement
 from aloe_agents.training.packing import TokenRow, pack
+from aloe_agents.training.rows import rows as rows_of
+from aloe_agents.training.scratch import make_tokenizer
+from tests.test_rows import grown
 
 SHAPE = {
     "hidden_size": 64,
@@ -110,6 +117,96 @@ def test_long_conversations_agree_as_well(turns: int) -> None:
         add_tree_backbone(model)
         found = answer_logps(model, collate([pack(rows)]))
     assert (found - expected).abs().max() < 1e-4 and pack(rows).ratio > 0.35 * turns
+
+
+@st.composite
+def trees(draw: Any) -> list[TokenRow]:
+    """A random conversation of few token kinds, so that messages and answers often begin alike; a path, or all branches."""
+    said = st.lists(st.integers(3, 8), min_size=1, max_size=9)
+    full = draw(st.booleans())
+    rows, open_ = [], [[1]]
+    for _ in range(draw(st.integers(1, 3 if full else 6))):
+        following = []
+        for history in open_:
+            prompt = [*history, *draw(said)]
+            answers = [draw(said), draw(said)]
+            rows += [TokenRow(prompt, answer) for answer in answers]
+            kept = answers if full else [draw(st.sampled_from(answers))]
+            following += [[*prompt, *answer, 2] for answer in kept]
+        open_ = following
+    return rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(trees(), min_size=1, max_size=3))
+def test_random_trees_agree_with_their_rows(conversations: list[list[TokenRow]]) -> None:
+    model = small()
+    with torch.no_grad():
+        expected = flat_logps(model, [row for rows in conversations for row in rows])
+        found = answer_logps(model, collate([pack(rows) for rows in conversations]))
+    assert (found - expected).abs().max() < 1e-4
+
+
+@functools.cache
+def small() -> Any:
+    model = made("Qwen2")
+    add_tree_backbone(model)
+    return model
+
+
+TEMPLATES = {
+    "Qwen2": (
+        "{% if messages[0].role != 'system' %}<|im_start|>system\nBe brief.<|im_end|>\n{% endif %}{% for m in messages %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "Llama 3": (
+        "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}"
+        "<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    ),
+    "Mistral": (
+        "<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}</s>"
+        "{% endif %}{% endfor %}"
+    ),
+    "OLMo": (
+        "<|endoftext|>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% if m.role == 'assistant' and loop.last %}"
+        "<|endoftext|>{% endif %}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    ),
+    "Gemma": (
+        "<bos>{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}"
+        "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+    ),
+    "history told anew": (  # as templates do that drop what was reasoned: no turn's prompt begins with the one before
+        "{% for m in messages %}{{ m.role }} {{ messages | length - loop.index }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant 0: {% endif %}"
+    ),
+}
+"""In the shape of each family's, by hand."""
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["random-path", "full"])
+@pytest.mark.parametrize("shape", TEMPLATES)
+async def test_every_chat_template_gives_the_same_log_probabilities(shape: str, full: bool) -> None:
+    grown_trees = await grown(Full(3) if full else RandomPath(), 3 if full else 10, 2)
+    said = [row for tree in grown_trees for _, row in rows_of([tree], "dpo")]
+    texts = [message["content"] for row in said for side in ("prompt", "chosen", "rejected") for message in row[side]]
+    words = ["<|im_start|>", "<|eot_id|>", "<s>", "</s>", "[INST]", "[/INST]", "<bos>", "<end_of_turn>"]
+    tokenizer = make_tokenizer(texts, vocabulary=2048, template=TEMPLATES[shape], special=words)
+    rows = []
+    for row in said:
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+        for side in ("chosen", "rejected"):
+            whole = tokenizer.apply_chat_template([*row["prompt"], *row[side]], return_dict=True)["input_ids"]
+            rows.append(TokenRow(prompt, whole[len(prompt) :]))
+    model = made("Qwen2", vocab_size=len(tokenizer))
+    with torch.no_grad():
+        expected = flat_logps(model, rows)
+        add_tree_backbone(model)
+        tree = pack(rows)
+        found = answer_logps(model, collate([tree]))
+    assert (found - expected).abs().max() < 1e-4
+    if shape != "history told anew":
+        assert tree.ratio > (3 if full else 6)
 
 
 def test_the_oracle_sees_a_branch_that_looks_at_its_sibling() -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pools = f"--profiles {OWN}/profiles.txt --personalities {OWN}/personalities.txt"
     assert aloe(f"simulate {pools} --count 8 --turns 3 --out run --plain", folder).returncode == 0
     make_tiny(folder / "base", "qwen2", (OWN / "profiles.txt").read_text().splitlines())
+    shutil.copytree(folder / "base", folder / "bare")
+    (folder / "bare/chat_template.jinja").unlink()
     (folder / "agent.jsonl").write_text("".join(json.dumps(row) + "\n" for row in AGENT * 20))
     return folder
 
@@ -111,7 +117,9 @@ class Words:
 
     chat_template = "there is one"
 
-    def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> dict[str, list[int]]:
+    def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool, **_: object) -> Any:
+        if not tokenize:
+            return "".join(f"<{message['content']}>" for message in messages)
         return {"input_ids": [0] * sum(1 + len(message["content"].split()) for message in messages)}
 
 
@@ -132,10 +140,105 @@ def test_what_is_too_long_loses_its_oldest_turns_and_never_its_answer() -> None:
         fitted([row], bare, 16)
 
 
+def test_a_training_that_is_over_is_not_done_again_and_another_is_refused(place: Path, tmp_path: Path) -> None:
+    command = f"train sft --model {place}/base --data {place}/run --batch 6 --epochs 1 --out x"
+    assert aloe(command, tmp_path).returncode == 0
+    (events,) = (tmp_path / "x").glob("runs/*/events.out.tfevents.*")  # what TensorBoard shows
+    before = (tmp_path / "x/model.safetensors").stat().st_mtime_ns
+    again = aloe(command, tmp_path)
+    assert again.returncode == 0 and "steps" in again.stdout and not again.stderr
+    assert (tmp_path / "x/model.safetensors").stat().st_mtime_ns == before and events.exists()
+    other = aloe(f"{command} --learning-rate 0.1", tmp_path)
+    assert other.returncode == 2
+    assert "x holds a training with other settings (learning_rate 1e-05, now 0.1); choose another --out" in one_line(
+        other
+    )
+
+
+def test_arguments_of_trl_are_passed_on(place: Path, tmp_path: Path) -> None:
+    arguments = {"per_device_train_batch_size": 2, "warmup_steps": 3, "report_to": "none", "save_strategy": "no"}
+    summary = train(plan(place, tmp_path / "out", arguments=arguments))
+    assert summary["steps"] == 4, "two conversations of three turns at once are six turns"
+    assert not list((tmp_path / "out").glob("checkpoint-*")) and not (tmp_path / "out/runs").exists()
+
+
+def test_a_chat_template_is_lent_to_a_tokenizer_without_one(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: "
+        "{% endif %}"
+    )
+    summary = train(
+        plan(place, tmp_path / "out", model=str(place / "bare"), chat_template=str(tmp_path / "plain.jinja"))
+    )
+    assert summary["rows"] == 24 and "assistant: " in (tmp_path / "out/chat_template.jinja").read_text()
+
+
+def test_an_interrupt_says_where_training_goes_on(place: Path, tmp_path: Path) -> None:
+    words = f"train sft --model {place}/base --data {place}/run --batch 6 --epochs 500 --out x"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aloe_agents.runners.cli", *words.split()],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while last_checkpoint(tmp_path / "x") is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert "aloe: stopped; training goes on from x/checkpoint-" in said
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(place: Path, tmp_path: Path) -> None:
+    assert aloe(f"export {place}/run --to dpo --out rows", tmp_path).returncode == 0
+    lines = (tmp_path / "rows/train.jsonl").read_text().splitlines()
+    del lines[15:18], lines[14], lines[4:6]  # two conversations are shorter than the others
+    (tmp_path / "uneven.jsonl").write_text("\n".join(lines) + "\n")
+    shared = f"train dpo --model {place}/base --data uneven.jsonl --epochs 1 --learning-rate 0.1 --batch 6"
+    one = aloe(f"{shared} --set optim=sgd --out one", tmp_path)
+    assert one.returncode == 0, one.stderr
+    launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    words = f"{launch} -m aloe_agents.runners.{shared} --set optim=sgd --out two"
+    two = subprocess.run(
+        [sys.executable, *words.split()], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("packing ratio") == 1, "one process speaks for all"
+    found = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
+    assert found[0]["steps"] == found[1]["steps"] == 3 and found[0]["rows"] == 18
+    import safetensors.torch
+
+    weights = [safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    base = safetensors.torch.load_file(place / "base/model.safetensors")
+    moved = max(float((value - base[name]).abs().max()) for name, value in weights[0].items())
+    assert moved > 1e-4
+    assert all(float((value - weights[1][name]).abs().max()) < 0.01 * moved for name, value in weights[0].items())
+
+
+def test_uneven_conversations_become_pieces_of_one_length() -> None:
+    from aloe_agents.training.trainers import evened
+
+    same = [["a1", "a2"], ["b1", "b2"]]
+    assert evened(same) == same
+    uneven = [["a1", "a2", "a3"], ["b1", "b2", "b3"], ["c1"], ["d1", "d2", "d3", "d4", "d5"]]
+    assert evened(uneven) == [["a1", "a2", "a3"], ["b1", "b2", "b3"], ["d1", "d2", "d3"], ["c1", "d4", "d5"]]
+    assert evened([["a1", "a2"], ["b1", "b2"], ["c1"]])[-1] == ["c1", "a1"], (
+        "filled up, as for processes without a share"
+    )
+
+
 def test_rows_of_an_export_train_as_well(place: Path, tmp_path: Path) -> None:
     assert aloe(f"export {place}/run --to sft --out rows", tmp_path).returncode == 0
-    summary = train(plan(place, tmp_path / "out", data=str(tmp_path / "rows")))
+    asked = plan(place, tmp_path / "out", data=str(tmp_path / "rows"))
+    summary = train(asked)
     assert summary["rows"] == 24 and summary["conversations"] == 8
+    assert train(asked) == summary
+    lines = (tmp_path / "rows/train.jsonl").read_text().splitlines()
+    (tmp_path / "rows/train.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(ConfigError, match="rows had other contents"):
+        train(asked)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +253,11 @@ def test_rows_of_an_export_train_as_well(place: Path, tmp_path: Path) -> None:
         ("train sft --model {place}/base --data {place}/run --max-length 20 --too-long drop --out x",
          "no row is left to train on: 24 too long"),
         ("train sft --model {place}/base --data {place}/run --max-length 20 --too-long refuse --out x", "and 20 fit"),
+        ("train sft --model {place}/base --data {place}/run --set warmup_step=3 --out x", "did you mean warmup_steps?"),
+        ("train dpo --model {place}/base --data {place}/run --set max_length=9 --out x", "--set max_length: say --max-length"),
+        ("train sft --model {place}/base --data {place}/run --set lr_scheduler_type=up --out x", "--set: up is not a valid SchedulerType"),
+        ("train sft --model {place}/bare --data {place}/run --out x", "no chat template; give one with --chat-template"),
+        ("train sft --model {place}/bare --data {place}/run --chat-template nowhere --out x", "nowhere cannot be read"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_on_is_said_in_one_line(place: Path, tmp_path: Path, command: str, said: str) -> None:

@@ -4,7 +4,8 @@
    the ``tree_`` tensors of a :class:`Batch`, it runs the packed sequence under the tree's mask and gives the hidden states
    gathered into short rows (answers, L, hidden): the prompt's last token, then the answer's. Whatever computes a loss from
    a backbone's rows then does so unknowingly.
-2. The mask is boolean and four-dimensional, for ``sdpa``; a sliding window is measured in depth, as in a flat row.
+2. The mask is boolean and four-dimensional for ``sdpa``, blocks for ``flex_attention`` (on a GPU: it has no backward pass
+   elsewhere); a sliding window is measured in depth, as in a flat row.
    ``eager`` adds a mask instead of applying it, which is silently wrong, so it is refused; so are layers that carry a
    state along the sequence, since they would carry it from one branch into the next.
 """
@@ -22,7 +23,10 @@ from aloe_agents.errors import ConfigError
 from aloe_agents.training.packing import Packed
 
 _KINDS = ("full_attention", "sliding_attention")
-_BACKENDS = ("sdpa",)
+FLEX = "flex_attention"
+_BACKENDS = ("sdpa", FLEX)
+BLOCK = 128
+"""Tokens of a block of flex_attention's; its sequences are filled up to whole ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +49,9 @@ class Batch:
     """(A, L): the answer's tokens; -100 elsewhere."""
 
 
-def collate(trees: Sequence[Packed], pad: int = 0) -> Batch:
-    """The batch of several packed conversations; ``pad`` is the token that fills up."""
-    length = max(len(tree.tokens) for tree in trees)
+def collate(trees: Sequence[Packed], pad: int = 0, multiple: int = 1) -> Batch:
+    """The batch of several packed conversations; ``pad`` is the token that fills up, to a ``multiple``."""
+    length = -(-max(len(tree.tokens) for tree in trees) // multiple) * multiple
     longest = max(len(places) for tree in trees for places in tree.places)
     tokens = torch.full((len(trees), length), pad)
     positions = torch.zeros((len(trees), length), dtype=torch.long)
@@ -135,19 +139,37 @@ def check_model(model: Any) -> None:
         raise ConfigError("attention dropout makes packed and flat rows differ: set attention_dropout to 0")
 
 
-def _masks(config: Any, end: Tensor, depth: Tensor) -> Tensor | dict[str, Tensor]:
-    """Who sees whom (B, 1, T, T); by kind of layer where a model has several."""
-    place = torch.arange(end.shape[1], device=end.device)
-    seen = (place[None, None, :] <= place[None, :, None]) & (place[None, :, None] < end[:, None, :])
+def _masks(config: Any, end: Tensor, depth: Tensor) -> Any:
+    """Who sees whom, as the model's attention takes it; by kind of layer where a model has several."""
     window = getattr(config, "sliding_window", None)
     kinds = {*(getattr(config, "layer_types", None) or ())}
-    near = seen
-    if window:
-        near = seen & (depth[:, :, None] - depth[:, None, :] < window)
+
+    def ancestors(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return (k <= q) & (q < end[b, k])
+
+    def near(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return ancestors(b, h, q, k) & (depth[b, q] - depth[b, k] < window)
+
+    made = _blocks if config._attn_implementation == FLEX else _dense
     if "sliding_attention" in kinds:
-        return {"full_attention": seen[:, None], "sliding_attention": near[:, None]}
+        return {
+            name: made(rule, end) for name, rule in zip(_KINDS, (ancestors, near if window else ancestors), strict=True)
+        }
     slides = window and not kinds and getattr(config, "use_sliding_window", True)
-    return (near if slides else seen)[:, None]
+    return made(near if slides else ancestors, end)
+
+
+def _dense(rule: Any, end: Tensor) -> Tensor:
+    """A rule as a boolean mask (B, 1, T, T)."""
+    batch, place = (torch.arange(size, device=end.device) for size in end.shape)
+    return rule(batch[:, None, None], None, place[None, :, None], place[None, None, :])[:, None]
+
+
+def _blocks(rule: Any, end: Tensor) -> Any:
+    """A rule as flex_attention's mask, in which whole blocks that nobody sees are left out."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return create_block_mask(rule, end.shape[0], None, end.shape[1], end.shape[1], device=end.device)
 
 
 def answer_logps(model: Any, batch: Batch) -> Tensor:
@@ -165,15 +187,21 @@ def answer_logps(model: Any, batch: Batch) -> Tensor:
     return torch.where(labels >= 0, picked, torch.zeros_like(picked)).sum(dim=1)
 
 
+def multiple_of(model: Any) -> int:
+    """To whole multiples of what the model's attention wants its sequences filled up."""
+    return BLOCK if model.config.get_text_config()._attn_implementation == FLEX else 1
+
+
 def disagreement(model: Any, tree: Packed, rows: int = 6) -> float:
     """The largest difference between the log-probability of an answer in the packed tree and in a flat row, over the
     first and last ``rows`` / 2 answers, with the model as it is. What a first batch is checked by.
     """
     device = next(model.parameters()).device
+    multiple = multiple_of(model)
     chosen = sorted(
         {*range(min(rows // 2, len(tree.places))), *range(max(0, len(tree.places) - rows // 2), len(tree.places))}
     )
-    batch = collate([tree])
+    batch = collate([tree], multiple=multiple)
     moved = Batch(**{name: getattr(batch, name).to(device) for name in Batch.__slots__})
     training = model.training
     model.eval()

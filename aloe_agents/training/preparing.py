@@ -1,10 +1,11 @@
-"""Rows made ready for a trainer: other people's conversations mixed in, and what is too long shortened or left out.
+"""Rows made ready for a trainer: read, other people's conversations mixed in, what is too long shortened or left out.
 
 An answer is never cut: a row that does not fit loses its oldest turns, or is left out, and both are counted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,9 +14,59 @@ from typing import Any, Literal
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.pools import read_json
+from aloe_agents.reading import TREES
+from aloe_agents.training.rows import Filter, Form, Left, rows
+from aloe_agents.tree import read_trees
 
 TooLong = Literal["shorten", "drop", "refuse"]
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+
+
+def read_rows(data: Path, form: Form, min_margin: float | None, judge: str | None) -> tuple[list[dict[str, Any]], Left]:
+    """The rows of a run's directory, or those that ``aloe export`` wrote, each with its conversation; and what was left out.
+
+    Raises ConfigError where there is none.
+    """
+    left = Left()
+    if (data / TREES).is_file():
+        made = rows(list(read_trees(data / TREES)), form, Filter(min_margin=min_margin), judge, left)
+        found = [row for _, row in made]
+    else:
+        found = [*_exported(_file_of(data), form)]
+    if not found:
+        raise ConfigError(f"{data} has no row to train on: {told(left.out)}")
+    for row in found:
+        row.setdefault("conversation", str(row.get("id", "")).partition("/")[0].partition("#")[0])
+    return found, left
+
+
+def digest_of(data: Path) -> str:
+    """A digest of what :func:`read_rows` reads. Raises ConfigError where it cannot be read."""
+    path = _file_of(data)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def told(out: Counter[str]) -> str:
+    """What was left out, in words."""
+    return ", ".join(f"{count} {reason}" for reason, count in out.most_common() if count) or "it is empty"
+
+
+def _file_of(data: Path) -> Path:
+    if (data / TREES).is_file():
+        return data / TREES
+    return data / "train.jsonl" if data.is_dir() else data
+
+
+def _exported(path: Path, form: Form) -> Iterator[dict[str, Any]]:
+    wanted = ("prompt", "chosen", "rejected") if form == "dpo" else ("prompt", "completion")
+    for where, row in read_json(path):
+        if not isinstance(row, dict) or any(not isinstance(row.get(name), list) for name in wanted):
+            raise ConfigError(f"{where} is no row with {', '.join(wanted)}")
+        yield row
 
 
 def conversations(path: Path) -> Iterator[list[dict[str, str]]]:
@@ -86,7 +137,7 @@ def fitted(
     for row in rows:
         prompt = list(row["prompt"])
         answers = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
-        while (length := max(_length(tokenizer, [*prompt, *answer]) for answer in answers)) > max_length:
+        while (length := max(_length(tokenizer, [*prompt, *answer], max_length) for answer in answers)) > max_length:
             if too_long == "refuse":
                 raise ConfigError(
                     f"a row has {length} tokens, and {max_length} fit: raise --max-length, or choose --too-long"
@@ -103,5 +154,11 @@ def fitted(
     return kept, counts
 
 
-def _length(tokenizer: Any, messages: list[dict[str, str]]) -> int:
+def _length(tokenizer: Any, messages: list[dict[str, str]], enough: int) -> int:
+    """How many tokens ``messages`` are; where it is at most ``enough``, perhaps too many: no token is shorter than a byte,
+    and bytes are counted in a tenth of the time.
+    """
+    most = len(tokenizer.apply_chat_template(messages, tokenize=False).encode("utf-8", "replace"))
+    if most <= enough:
+        return most
     return len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"])

@@ -5,13 +5,16 @@
 2. The collator makes short rows of the answers, with the tree beside them; the patched backbone (``backbone``) turns that
    into their hidden states. ``compute_loss`` is trl's own.
 3. A batch of one is one conversation. trl's ``max_length`` must be None: what is too long was left out before.
+4. DPO averages over the pairs of a step and gathers them from all processes, so its examples are made equally large:
+   where conversations are not of one length, pieces of several are packed together.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from itertools import cycle, islice
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +23,10 @@ from torch.utils.data import DataLoader
 from trl import DPOTrainer, SFTTrainer
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.training.backbone import add_tree_backbone, collate, disagreement
+from aloe_agents.training.backbone import add_tree_backbone, collate, disagreement, multiple_of
 from aloe_agents.training.packing import Packed, TokenRow, pack
 
+T = TypeVar("T")
 GROUP = "conversation"
 _COLUMNS = ["tokens", "positions", "end", "places", "flat"]
 
@@ -32,12 +36,12 @@ class TreeCollator:
     second half the rejected ones, and a batch has all chosen ones first, as DPO wants it.
     """
 
-    def __init__(self, pad: int, paired: bool = False) -> None:
-        self.pad, self.paired = pad, paired
+    def __init__(self, pad: int, paired: bool = False, multiple: int = 1) -> None:
+        self.pad, self.paired, self.multiple = pad, paired, multiple
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         trees = [_packed(example) for example in examples]
-        batch = collate(trees, self.pad)
+        batch = collate(trees, self.pad, self.multiple)
         made = {
             name: getattr(batch, name)
             for name in (
@@ -73,7 +77,7 @@ class TreeSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
         if args.packing or args.padding_free or args.assistant_only_loss:
             raise ConfigError("packed trees take no packing, padding_free or assistant_only_loss of trl's")
         add_tree_backbone(model)
-        given.setdefault("data_collator", TreeCollator(_pad_of(processing_class)))
+        given.setdefault("data_collator", TreeCollator(_pad_of(processing_class), multiple=multiple_of(model)))
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, processing_class=processing_class, **given
         )
@@ -87,7 +91,7 @@ class TreeSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
             if not len(own) or own[0] == 0 or len(own) != len(ids) - own[0]:
                 raise ConfigError("a row's loss must be on its completion, and on all of it")
             rows.append([TokenRow(ids[: own[0]], ids[own[0] :])])
-        return _grouped(rows, groups)
+        return _packed_examples(_together(rows, groups))
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [*_COLUMNS]
@@ -101,7 +105,7 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
         add_tree_backbone(model)
         if given.get("ref_model") is not None:
             add_tree_backbone(given["ref_model"])
-        given.setdefault("data_collator", TreeCollator(_pad_of(processing_class), paired=True))
+        given.setdefault("data_collator", TreeCollator(_pad_of(processing_class), True, multiple_of(model)))
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, processing_class=processing_class, **given
         )
@@ -117,20 +121,21 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
             ]
             for example in super()._prepare_dataset(dataset, *args, **given)
         ]
-        return _grouped(rows, groups)
+        return _packed_examples(evened(_together(rows, groups)))
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [*_COLUMNS, "ref_chosen_logps", "ref_rejected_logps"]
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """The parent keeps a number a row; an example here has one for each of its turns."""
-        chosen, rejected = [], []
+        found: list[list[list[float]]] = []
         loader = self.accelerator.prepare(DataLoader(dataset, batch_size=1, collate_fn=self.data_collator))
         for batch in loader:
-            one, other = self.compute_ref_log_probs(self.ref_model or self.model, batch)
-            chosen.append(one.cpu().tolist())
-            rejected.append(other.cpu().tolist())
-        return dataset.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
+            logps = torch.stack(self.compute_ref_log_probs(self.ref_model or self.model, batch))
+            found += self.accelerator.gather_for_metrics(logps[None]).cpu().tolist()
+        for side, column in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
+            dataset = dataset.add_column(column, [logps[side] for logps in found])
+        return dataset
 
 
 def _check_arguments(args: Any) -> None:
@@ -149,13 +154,30 @@ def _groups(dataset: Any) -> list[str]:
     return [str(n) for n in range(len(dataset))]
 
 
-def _grouped(rows: Iterable[list[TokenRow]], groups: Sequence[str]) -> Dataset:
-    """One packed example a conversation, in the order of their first rows; the first of each row's answers come first."""
+def _together(rows: Iterable[list[TokenRow]], groups: Sequence[str]) -> list[list[list[TokenRow]]]:
+    """The rows of each conversation, in the order of their first ones."""
     together: dict[str, list[list[TokenRow]]] = defaultdict(list)
     for group, row in zip(groups, rows, strict=True):
         together[group].append(row)
+    return list(together.values())
+
+
+def evened(conversations: Sequence[list[T]]) -> list[list[T]]:
+    """``conversations`` as pieces of the commonest length. What is left over of longer and shorter ones is put together at
+    the end, and the last piece is filled up with rows of the first conversation.
+    """
+    length = Counter(map(len, conversations)).most_common(1)[0][0]
+    pieces = [rows[at : at + length] for rows in conversations for at in range(0, len(rows), length)]
+    left = [row for piece in pieces if len(piece) < length for row in piece]
+    left += list(islice(cycle(conversations[0]), -len(left) % length))
+    whole = [piece for piece in pieces if len(piece) == length]
+    return whole + [left[at : at + length] for at in range(0, len(left), length)]
+
+
+def _packed_examples(conversations: Iterable[list[list[TokenRow]]]) -> Dataset:
+    """One example a conversation; the first of each row's answers come first."""
     examples = []
-    for given in together.values():
+    for given in conversations:
         packed = pack([row[side] for side in range(len(given[0])) for row in given])
         examples.append(
             {
