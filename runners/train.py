@@ -51,7 +51,7 @@ class Plan:
     out: str
     answers: Literal["preferred", "rejected", "mixture"] = "preferred"
     mix: str | None = None
-    """FILE:SHARE of other conversations."""
+    """SOURCE:SHARE of other conversations."""
     packing: Literal["tree", "flat"] = "tree"
     attention: Literal["sdpa", "flex_attention"] = "sdpa"
     learning_rate: float = 1e-5
@@ -84,7 +84,9 @@ class Plan:
 @click.option("--answers", type=click.Choice(["preferred", "rejected", "mixture"]), default="preferred", show_default=True,
               help="What SFT learns; mixture is preferred with --mix.")  # fmt: skip
 @click.option(
-    "--mix", metavar="FILE:SHARE", help="Conversations of other kinds (agent data), and their share of the rows."
+    "--mix",
+    metavar="SOURCE:SHARE",
+    help="Conversations of other kinds (agent data): a file, or a data set on the hub, and their share of the rows.",
 )
 @click.option("--packing", type=click.Choice(["tree", "flat"]), default="tree", show_default=True)
 @click.option("--attention", type=click.Choice(["sdpa", "flex_attention"]), default="sdpa", show_default=True,
@@ -104,7 +106,7 @@ class Plan:
 @click.option("--judge", help="Whose scores, where several judged.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any argument of trl's SFTConfig or DPOConfig, such "
-              "as warmup_ratio=0.1 or per_device_train_batch_size=4.")  # fmt: skip
+              "as warmup_steps=100 or per_device_train_batch_size=4.")  # fmt: skip
 def command(epochs: float | None, lora: int | None, overrides: Sequence[str], **given: Any) -> None:
     """Train a model on a run's trees.
 
@@ -129,7 +131,7 @@ def train(plan: Plan) -> dict[str, Any]:
         raise ConfigError(f"{plan.model} holds no model: there is no config.json")
     _check_arguments(plan)
     if plan.answers == "mixture" and not plan.mix:
-        raise ConfigError("--answers mixture needs --mix FILE:SHARE")
+        raise ConfigError("--answers mixture needs --mix SOURCE:SHARE")
     digest = digest_of(Path(plan.data))
     if (over := _begun(plan, digest)) is not None:
         _show(over)
@@ -151,8 +153,8 @@ def train(plan: Plan) -> dict[str, Any]:
     if plan.mix:
         path, _, share = plan.mix.rpartition(":")
         if not path or not _is_number(share):
-            raise ConfigError(f"--mix is FILE:SHARE, such as agent.jsonl:0.3, not {plan.mix!r}")
-        given = mixed(given, Path(path), float(share), plan.seed)
+            raise ConfigError(f"--mix is SOURCE:SHARE, such as agent.jsonl:0.3, not {plan.mix!r}")
+        given = mixed(given, path, float(share), plan.seed)
     on_gpu = torch.cuda.is_available()
     # all weights are trained in float32 under bfloat16 autocast: steps of 1e-5 are lost on bfloat16 weights
     dtype = torch.bfloat16 if on_gpu and plan.lora else torch.float32

@@ -99,13 +99,25 @@ def test_a_hundred_trees_of_real_personas_train_an_epoch_of_sft_and_of_dpo(place
     assert dpo["rows"] == 1000 and dpo["packing_ratio"] > 5 and dpo["loss_last"] < 0.69
 
 
-def test_agent_data_is_mixed_in_whole_conversations(place: Path, tmp_path: Path) -> None:
+def test_agent_data_is_mixed_in_whole_conversations(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    import huggingface_hub
+
+    for module in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
     assert [len([*as_rows(messages, "x")]) for messages in conversations(place / "agent.jsonl")][:2] == [2, 1]
     own = [{"prompt": [], "completion": [], "conversation": f"p{n // 5}"} for n in range(30)]
     made = mixed(own, place / "agent.jsonl", 0.4, seed=1)
     others = [row for row in made if row["conversation"].startswith("mixed")]
     assert len(others) in (20, 21) and len(made) - len(others) == 30
     assert made == mixed(own, place / "agent.jsonl", 0.4, seed=1) != mixed(own, place / "agent.jsonl", 0.4, seed=2)
+    (tmp_path / "set").mkdir()
+    shutil.copy(place / "agent.jsonl", tmp_path / "set/train.jsonl")
+    assert [*conversations(tmp_path / "set")] == [*conversations(place / "agent.jsonl")], "a folder, as a data set"
+    with pytest.raises(ConfigError, match="nobody/nothing is no file, and cannot be loaded as a data set"):
+        list(conversations("nobody/nothing"))
     with pytest.raises(ConfigError, match="has 60 answers, and 270 are wanted"):
         mixed(own, place / "agent.jsonl", 0.9, seed=1)
     summary = train(plan(place, tmp_path / "m", answers="mixture", mix=f"{place / 'agent.jsonl'}:0.25"))
@@ -247,8 +259,8 @@ def test_rows_of_an_export_train_as_well(place: Path, tmp_path: Path) -> None:
         ("train sft --model nowhere --data {place}/run --out x", "nowhere holds no model: there is no config.json"),
         ("train sft --model {place}/base --data nowhere --out x", "nowhere cannot be read"),
         ("train dpo --model {place}/base --data {place}/agent.jsonl --out x", "line 1 is no row with prompt, chosen, rejected"),
-        ("train sft --model {place}/base --data {place}/run --answers mixture --out x", "needs --mix FILE:SHARE"),
-        ("train sft --model {place}/base --data {place}/run --mix agent --out x", "--mix is FILE:SHARE"),
+        ("train sft --model {place}/base --data {place}/run --answers mixture --out x", "needs --mix SOURCE:SHARE"),
+        ("train sft --model {place}/base --data {place}/run --mix agent --out x", "--mix is SOURCE:SHARE"),
         ("train sft --model {place}/base --data {place}/run --mix {place}/run/trees.jsonl:0.5 --out x", "has no conversations"),
         ("train sft --model {place}/base --data {place}/run --max-length 20 --too-long drop --out x",
          "no row is left to train on: 24 too long"),

@@ -109,6 +109,20 @@ async def test_dpo_takes_the_same_step(place: Path, tmp_path: Path, precomputed:
     agree(flat, packed)
 
 
+async def test_prompt_tuning_is_refused(place: Path, tmp_path: Path) -> None:
+    from peft import PromptTuningConfig
+
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(place / "qwen2"),
+        AutoTokenizer.from_pretrained(place / "qwen2"),
+    )
+    tuned = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    with pytest.raises(ConfigError, match="which a tree has no place for: use LoRA"):
+        TreeSFTTrainer(
+            model, SFTConfig(str(tmp_path), max_length=None, **QUIET), await made("sft"), tokenizer, peft_config=tuned
+        )
+
+
 async def test_a_length_that_cuts_is_refused(place: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(place / "qwen2")
     with pytest.raises(ConfigError, match="max_length=None"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal
 from aloe_agents.errors import ConfigError
 from aloe_agents.pools import read_json
 from aloe_agents.reading import TREES
+from aloe_agents.text import one_line
 from aloe_agents.training.rows import Filter, Form, Left, rows
 from aloe_agents.tree import read_trees
 
@@ -69,13 +71,18 @@ def _exported(path: Path, form: Form) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def conversations(path: Path) -> Iterator[list[dict[str, str]]]:
-    """The conversations of a JSON or JSONL file in the form of CodeActInstruct and its like: objects with
-    ``conversations`` or ``messages``, lists of role (or from) and content (or value).
+def conversations(source: str | Path) -> Iterator[list[dict[str, str]]]:
+    """The conversations of a JSON or JSONL file, of a folder of them, or of a data set on the hub (OWNER/NAME, all of its
+    splits), in the form of CodeActInstruct and its like: objects with ``conversations`` or ``messages``, lists of role (or
+    from) and content (or value).
 
     Raises ConfigError, naming the item, for anything else.
     """
-    for where, value in read_json(path):
+    path = Path(source)
+    on_hub = (
+        not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in (".json", ".jsonl")
+    )
+    for where, value in _loaded(str(source)) if on_hub or path.is_dir() else read_json(path):
         given = value.get("conversations", value.get("messages")) if isinstance(value, dict) else None
         if not isinstance(given, list) or not given:
             raise ConfigError(f"{where} has no conversations (a list of role and content)")
@@ -89,6 +96,21 @@ def conversations(path: Path) -> Iterator[list[dict[str, str]]]:
         yield messages
 
 
+def _loaded(name: str) -> Iterator[tuple[str, Any]]:
+    import httpx
+    from datasets import load_dataset
+
+    try:
+        splits = load_dataset(name)
+    except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:  # the network's, the hub's, the files'
+        raise ConfigError(
+            f"{name} is no file, and cannot be loaded as a data set: {one_line(str(error), 200)}"
+        ) from None
+    for split, items in splits.items():
+        for n, item in enumerate(items, 1):
+            yield f"{name}: item {n} of {split}", item
+
+
 def as_rows(messages: Sequence[dict[str, str]], name: str) -> Iterator[dict[str, Any]]:
     """A row for each answer of a conversation."""
     for n, message in enumerate(messages):
@@ -96,15 +118,15 @@ def as_rows(messages: Sequence[dict[str, str]], name: str) -> Iterator[dict[str,
             yield {"prompt": list(messages[:n]), "completion": [message], "conversation": name}
 
 
-def mixed(rows: Sequence[dict[str, Any]], path: Path, share: float, seed: int) -> list[dict[str, Any]]:
-    """``rows`` with conversations of ``path``, whole ones, until about ``share`` of all rows are theirs; shuffled.
+def mixed(rows: Sequence[dict[str, Any]], source: str | Path, share: float, seed: int) -> list[dict[str, Any]]:
+    """``rows`` with conversations of ``source``, whole ones, until about ``share`` of all rows are theirs; shuffled.
 
     Raises ConfigError for a share outside of (0, 1], and where the file has too few.
     """
     if not 0 < share <= 1:
         raise ConfigError(f"the share of a mixture is more than 0 and at most 1, not {share:g}")
     rng = random.Random(f"mix {seed}")
-    others = [[*as_rows(messages, f"mixed {n}")] for n, messages in enumerate(conversations(path))]
+    others = [[*as_rows(messages, f"mixed {n}")] for n, messages in enumerate(conversations(source))]
     rng.shuffle(others)
     kept = [] if share == 1 else list(rows)
     wanted = sum(map(len, others)) if share == 1 else round(len(kept) * share / (1 - share))
@@ -114,7 +136,7 @@ def mixed(rows: Sequence[dict[str, Any]], path: Path, share: float, seed: int) -
             break
         taken += conversation
     if len(taken) < wanted:
-        raise ConfigError(f"{path} has {len(taken)} answers, and {wanted} are wanted for a share of {share:g}")
+        raise ConfigError(f"{source} has {len(taken)} answers, and {wanted} are wanted for a share of {share:g}")
     together: dict[str, list[dict[str, Any]]] = {}
     for row in [*kept, *taken]:
         together.setdefault(row["conversation"], []).append(row)

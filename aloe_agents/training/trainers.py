@@ -73,7 +73,7 @@ class TreeSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
     """SFT on packed conversations; rows as trl's SFTTrainer takes them (prompt and completion)."""
 
     def __init__(self, model: Any, args: Any, train_dataset: Any, processing_class: Any, **given: Any) -> None:
-        _check_arguments(args)
+        _check_arguments(args, given.get("peft_config"))
         if args.packing or args.padding_free or args.assistant_only_loss:
             raise ConfigError("packed trees take no packing, padding_free or assistant_only_loss of trl's")
         add_tree_backbone(model)
@@ -101,7 +101,7 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
     """DPO on packed conversations; rows as trl's DPOTrainer takes them (prompt, chosen and rejected)."""
 
     def __init__(self, model: Any, args: Any, train_dataset: Any, processing_class: Any, **given: Any) -> None:
-        _check_arguments(args)
+        _check_arguments(args, given.get("peft_config"))
         add_tree_backbone(model)
         if given.get("ref_model") is not None:
             add_tree_backbone(given["ref_model"])
@@ -138,7 +138,11 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return dataset
 
 
-def _check_arguments(args: Any) -> None:
+def _check_arguments(args: Any, adapter: Any = None) -> None:
+    if getattr(adapter, "is_prompt_learning", False):
+        raise ConfigError(
+            "prompt tuning puts tokens of its own before each row, which a tree has no place for: use LoRA"
+        )
     if args.max_length is not None:
         raise ConfigError("packed trees need max_length=None: rows that are too long are left out before training")
 
