@@ -8,6 +8,7 @@ shapes are those of 0.5B and 7B, in bfloat16, packed trees by flex_attention.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-SIZES = ((5, 2), (10, 1), (20, 1))
+SIZES = ((5, 4), (10, 2), (20, 1))
 """Turns, and conversations."""
+WORDS = ["".join(letters) for letters in itertools.product("abcdefghij", repeat=3)]
 ROWS = 4
 """Rows of a flat batch; a packed one is a conversation."""
 HERE = {"small": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 2,
@@ -52,7 +54,7 @@ def _compare(name: str, shape: dict[str, int], method: str, turns: int, count: i
 
     from aloe_agents.training.trainers import TreeDPOTrainer, TreeSFTTrainer
 
-    data = _data(method, turns, 8 * count if on_gpu else count)
+    data = _data(method, turns, 4 * count if on_gpu else count)
     flat_class, tree_class = (SFTTrainer, TreeSFTTrainer) if method == "sft" else (DPOTrainer, TreeDPOTrainer)
     flat, padded, _ = _timed(flat_class, method, data, folder, ROWS, shape, "sdpa", on_gpu)
     attention = "flex_attention" if on_gpu else "sdpa"
@@ -68,14 +70,12 @@ def _timed(
 ) -> tuple[float, int, Any]:
     """Seconds of an epoch, tokens with the padding of its batches, and the trainer."""
     import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2Config, Qwen2ForCausalLM
     from trl import DPOConfig, SFTConfig
 
-    from tests.tiny_models import make_tiny
+    from aloe_agents.training.scratch import make_tokenizer
 
-    if not (folder / "words").exists():
-        make_tiny(folder / "words", "qwen2", [" ".join(f"w{n}" for n in range(2000))])
-    tokenizer = AutoTokenizer.from_pretrained(folder / "words")
+    tokenizer = make_tokenizer([" ".join(WORDS)] * 2, vocabulary=8000)
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(**shape, max_position_embeddings=8192, attn_implementation=attention))
     if on_gpu:
@@ -109,13 +109,13 @@ def _timed(
 
 
 def _data(method: str, turns: int, count: int) -> Any:
-    """Conversations of words, one token each or two."""
+    """Conversations of random words, one token each."""
     from datasets import Dataset
 
     rng = np.random.default_rng(0)
 
     def said(low: int, high: int) -> str:
-        return " ".join(f"w{n}" for n in rng.integers(0, 2000, int(rng.integers(low, high) / 2.2)))
+        return " ".join(rng.choice(WORDS, int(rng.integers(low, high))))
 
     rows = []
     for number in range(count):
