@@ -7,6 +7,7 @@ shapes are those of 0.5B and 7B, in bfloat16, packed trees by flex_attention.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import itertools
 import tempfile
@@ -89,7 +90,8 @@ def _timed(
         shared["train_sampling_strategy"] = "sequential"  # data are sorted: no grouping by length pads less
         data = data.sort("length")
     args = SFTConfig(**shared) if method == "sft" else DPOConfig(precompute_ref_log_probs=False, **shared)
-    trainer = cls(model=model, args=args, train_dataset=data, processing_class=tokenizer)
+    reference = {} if method == "sft" else {"ref_model": copy.deepcopy(model)}
+    trainer = cls(model=model, args=args, train_dataset=data, processing_class=tokenizer, **reference)
     if on_gpu:  # kernels are compiled and chosen before the clock runs
         trainer.train()
     seen: list[int] = []
