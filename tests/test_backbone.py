@@ -239,7 +239,7 @@ def test_a_first_batch_is_checked_against_its_flat_rows() -> None:
 
 
 def test_what_would_be_silently_wrong_is_refused() -> None:
-    with pytest.raises(ConfigError, match="need attention by sdpa, not 'eager'"):
+    with pytest.raises(ConfigError, match="need attention by sdpa or flex_attention, not 'eager'"):
         add_tree_backbone(made("Qwen2", attn_implementation="eager"))
     with pytest.raises(ConfigError, match="attention dropout"):
         add_tree_backbone(made("Qwen2", attention_dropout=0.1).train())
