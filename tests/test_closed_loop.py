@@ -34,7 +34,7 @@ def compared(**curves: list[float]) -> Comparison:
     rows = []
     for name, curve in curves.items():
         table = [[level + 0.1 * (n % 3 - 1) for level in curve] for n in range(30)]
-        rows.append(Row(name.replace("_", "-"), measure(table, range(30)), {}))
+        rows.append(Row(name, measure(table, range(30)), {}))
     return Comparison("judge", len(rows[0].measured.al), 30, tuple(rows))
 
 

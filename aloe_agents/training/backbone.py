@@ -114,12 +114,7 @@ def add_tree_backbone(model: Any) -> None:
 def check_model(model: Any) -> None:
     """Raise ConfigError where packed conversations would be silently wrong."""
     config = model.config.get_text_config()
-    if getattr(model, "active_peft_config", None) is not None and getattr(
-        model.active_peft_config, "is_prompt_learning", False
-    ):
-        raise ConfigError(
-            "prompt tuning puts tokens of its own before each row, which a tree has no place for: use LoRA"
-        )
+    check_adapter(getattr(model, "active_peft_config", None))
     other = {*(getattr(config, "layer_types", None) or ())} - {*_KINDS}
     if (
         other
@@ -139,6 +134,14 @@ def check_model(model: Any) -> None:
         raise ConfigError("attention dropout makes packed and flat rows differ: set attention_dropout to 0")
 
 
+def check_adapter(adapter: Any) -> None:
+    """Raise ConfigError for a configuration of PEFT's (None: none) that packed conversations have no place for."""
+    if getattr(adapter, "is_prompt_learning", False):
+        raise ConfigError(
+            "prompt tuning puts tokens of its own before each row, which a tree has no place for: use LoRA"
+        )
+
+
 def _masks(config: Any, end: Tensor, depth: Tensor) -> Any:
     """Who sees whom, as the model's attention takes it; by kind of layer where a model has several."""
     window = getattr(config, "sliding_window", None)
@@ -148,14 +151,13 @@ def _masks(config: Any, end: Tensor, depth: Tensor) -> Any:
         return (k <= q) & (q < end[b, k])
 
     def near(b: Any, h: Any, q: Any, k: Any) -> Any:
-        return ancestors(b, h, q, k) & (depth[b, q] - depth[b, k] < window)
+        seen = ancestors(b, h, q, k)
+        return seen & (depth[b, q] - depth[b, k] < window) if window else seen
 
     made = _blocks if config._attn_implementation == FLEX else _dense
     if "sliding_attention" in kinds:
-        return {
-            name: made(rule, end) for name, rule in zip(_KINDS, (ancestors, near if window else ancestors), strict=True)
-        }
-    slides = window and not kinds and getattr(config, "use_sliding_window", True)
+        return {name: made(rule, end) for name, rule in zip(_KINDS, (ancestors, near), strict=True)}
+    slides = not kinds and getattr(config, "use_sliding_window", True)
     return made(near if slides else ancestors, end)
 
 
@@ -197,11 +199,10 @@ def disagreement(model: Any, tree: Packed, rows: int = 6) -> float:
     first and last ``rows`` / 2 answers, with the model as it is. What a first batch is checked by.
     """
     device = next(model.parameters()).device
-    multiple = multiple_of(model)
     chosen = sorted(
         {*range(min(rows // 2, len(tree.places))), *range(max(0, len(tree.places) - rows // 2), len(tree.places))}
     )
-    batch = collate([tree], multiple=multiple)
+    batch = collate([tree], multiple=multiple_of(model))
     moved = Batch(**{name: getattr(batch, name).to(device) for name in Batch.__slots__})
     training = model.training
     model.eval()

@@ -29,12 +29,11 @@ def read_rows(data: Path, form: Form, min_margin: float | None, judge: str | Non
 
     Raises ConfigError where there is none.
     """
-    left = Left()
-    if (data / TREES).is_file():
-        made = rows(list(read_trees(data / TREES)), form, Filter(min_margin=min_margin), judge, left)
-        found = [row for _, row in made]
+    left, path = Left(), _file_of(data)
+    if path.name == TREES:
+        found = [row for _, row in rows(read_trees(path), form, Filter(min_margin=min_margin), judge, left)]
     else:
-        found = [*_exported(_file_of(data), form)]
+        found = [*_exported(path, form)]
     if not found:
         raise ConfigError(f"{data} has no row to train on: {told(left.out)}")
     for row in found:

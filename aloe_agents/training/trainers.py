@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from trl import DPOTrainer, SFTTrainer
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.training.backbone import add_tree_backbone, collate, disagreement, multiple_of
+from aloe_agents.training.backbone import add_tree_backbone, check_adapter, collate, disagreement, multiple_of
 from aloe_agents.training.packing import Packed, TokenRow, pack
 
 T = TypeVar("T")
@@ -138,11 +138,8 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return dataset
 
 
-def _check_arguments(args: Any, adapter: Any = None) -> None:
-    if getattr(adapter, "is_prompt_learning", False):
-        raise ConfigError(
-            "prompt tuning puts tokens of its own before each row, which a tree has no place for: use LoRA"
-        )
+def _check_arguments(args: Any, adapter: Any) -> None:
+    check_adapter(adapter)
     if args.max_length is not None:
         raise ConfigError("packed trees need max_length=None: rows that are too long are left out before training")
 

@@ -1,4 +1,4 @@
-"""Packed trees beside trl's flat rows, padded and grouped by length: tokens and seconds an epoch, SFT and DPO.
+"""Packed trees beside trl's flat rows, sorted by length and padded: tokens and seconds an epoch, SFT and DPO.
 
 A model in which matrix products dominate (hidden 512, 6 layers), random weights, conversations of random tokens with
 messages of 30 to 60 and answers of 40 to 80. Seconds are those of the whole ``train()``, optimizer included. On a GPU the
