@@ -5,6 +5,7 @@ Under accelerate for several processes: ``accelerate launch -m aloe_agents.runne
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import math
@@ -39,6 +40,7 @@ OURS = {
     "trust_remote_code": "code that comes with a model is not run",
 }  # fmt: skip
 """Arguments of trl's that are not taken from ``--set``, and why."""
+POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +93,10 @@ class Plan:
 @click.option("--packing", type=click.Choice(["tree", "flat"]), default="tree", show_default=True)
 @click.option("--attention", type=click.Choice(["sdpa", "flex_attention"]), default="sdpa", show_default=True,
               help="flex_attention needs a GPU.")  # fmt: skip
-@click.option("--learning-rate", type=float, default=1e-5, show_default=True, help="Linear to 0.")
+@click.option("--learning-rate", type=POSITIVE, default=1e-5, show_default=True, help="Linear to 0.")
 @click.option("--batch", type=click.IntRange(1), default=48, show_default=True, help="Turns of an optimizer step.")
-@click.option("--epochs", type=float, help="3 for SFT, 1 for DPO.")
-@click.option("--beta", type=float, default=0.9, show_default=True, help="Of DPO.")
+@click.option("--epochs", type=POSITIVE, help="3 for SFT, 1 for DPO.")
+@click.option("--beta", type=POSITIVE, default=0.9, show_default=True, help="Of DPO.")
 @click.option("--max-length", type=click.IntRange(2), help="Tokens of a row; by itself what the model takes.")
 @click.option("--too-long", type=click.Choice(["shorten", "drop", "refuse"]), default="shorten", show_default=True,
               help="shorten leaves out a row's oldest turns; an answer is never cut.")  # fmt: skip
@@ -124,13 +126,12 @@ def command(epochs: float | None, lora: int | None, overrides: Sequence[str], **
 def train(plan: Plan) -> dict[str, Any]:
     """Train as ``plan`` says, and write the model, its tokenizer and a summary. Returns the summary.
 
-    Raises ConfigError, before anything is loaded, for what cannot be trained on.
+    Raises ConfigError, before anything is written, for what cannot be trained on.
     """
-    _require()
     if not (Path(plan.model) / "config.json").is_file():
         raise ConfigError(f"{plan.model} holds no model: there is no config.json")
-    _check_arguments(plan)
-    if plan.answers == "mixture" and not plan.mix:
+    share = _share(plan.mix)
+    if plan.answers == "mixture" and share is None:
         raise ConfigError("--answers mixture needs --mix SOURCE:SHARE")
     digest = digest_of(Path(plan.data))
     if (over := _begun(plan, digest)) is not None:
@@ -138,6 +139,8 @@ def train(plan: Plan) -> dict[str, Any]:
         return over
     form: Form = "dpo" if plan.method == "dpo" else "sft-rejected" if plan.answers == "rejected" else "sft"
     given, left = read_rows(Path(plan.data), form, plan.min_margin, plan.judge)
+    _require()  # takes seconds to import: what can be said without it has been said
+    _check_arguments(plan)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
@@ -150,11 +153,8 @@ def train(plan: Plan) -> dict[str, Any]:
         tokenizer.chat_template = _template(Path(plan.chat_template))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if plan.mix:
-        path, _, share = plan.mix.rpartition(":")
-        if not path or not _is_number(share):
-            raise ConfigError(f"--mix is SOURCE:SHARE, such as agent.jsonl:0.3, not {plan.mix!r}")
-        given = mixed(given, path, float(share), plan.seed)
+    if share is not None:
+        given = mixed(given, *share, plan.seed)
     on_gpu = torch.cuda.is_available()
     # all weights are trained in float32 under bfloat16 autocast: steps of 1e-5 are lost on bfloat16 weights
     dtype = torch.bfloat16 if on_gpu and plan.lora else torch.float32
@@ -261,6 +261,17 @@ def _require() -> None:
     del datasets, trl
 
 
+def _share(mix: str | None) -> tuple[str, float] | None:
+    """SOURCE:SHARE, taken apart."""
+    if mix is None:
+        return None
+    path, _, share = mix.rpartition(":")
+    with contextlib.suppress(ValueError):
+        if path:
+            return path, float(share)
+    raise ConfigError(f"--mix is SOURCE:SHARE, such as agent.jsonl:0.3, not {mix!r}")
+
+
 def _template(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -347,13 +358,6 @@ def _check_arguments(plan: Plan) -> None:
 
 def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _show(summary: dict[str, Any]) -> None:

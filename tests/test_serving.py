@@ -22,7 +22,7 @@ from aloe_agents.serving import local_model
 from aloe_agents.tree import read_trees
 from tests.test_cli import ALOE, ENVIRONMENT, aloe, one_line
 from tests.test_personas import OWN
-from tests.tiny_models import FAMILIES, make_tiny, make_tiny_lora
+from tests.tiny_models import FAMILIES, make_tiny
 from tests.vllm_server import require_vllm, vllm_processes
 
 SMALL = "--count 3 --turns 3 --plain --set roles.candidate.sampling.max_tokens=24 --vllm '--max-model-len 2048'"
@@ -38,13 +38,12 @@ def gone(seconds: float = 60.0) -> bool:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a tiny model of each family, and an adapter for one."""
+    """A folder with a tiny model of each family."""
     require_vllm()
     place = tmp_path_factory.mktemp("models")
     corpus = read_pool(OWN / "profiles.txt")[0]
     for family in FAMILIES:
         make_tiny(place / family, family, corpus)
-    make_tiny_lora(place / "lora", place / "qwen2")
     yield place
 
 
@@ -65,7 +64,7 @@ def run(command: str, at: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "family",
-    ["mistral", *(pytest.param(name, marks=pytest.mark.families) for name in ("qwen2", "llama", "olmo", "lora"))],
+    ["mistral", *(pytest.param(name, marks=pytest.mark.families) for name in ("qwen2", "llama", "olmo"))],
 )
 def test_a_directory_is_served_evaluated_and_let_go(models: Path, tmp_path: Path, family: str) -> None:
     (tmp_path / "system.md").write_text("## system\nYou are a friend.\n")
@@ -74,7 +73,7 @@ def test_a_directory_is_served_evaluated_and_let_go(models: Path, tmp_path: Path
     found = json.loads((tmp_path / "ev/results.json").read_text())
     assert found["accounting"]["completed"] == 3 and found["judges"]["judge"]["missing"] == 0
     assert found["model"]["directory"] == str(models / family) and found["model"]["name"] == family
-    assert found["model"]["base"] == (str(models / "qwen2") if family == "lora" else None)
+    assert found["model"]["base"] is None
     trees = list(read_trees(tmp_path / "ev/trees.jsonl"))
     assert all(turn.answers["candidate"].text for tree in trees for turn in tree.turns)
     assert (tmp_path / "ev/vllm.log").stat().st_size > 1000 and gone(5)

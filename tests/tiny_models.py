@@ -6,7 +6,6 @@ chat template of its family's form; Mistral's knows no system message and wants 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -68,29 +67,3 @@ def make_tiny(directory: Path, family: str, corpus: Iterable[str], context: int 
         model = getattr(transformers, f"{architecture}ForCausalLM")(config)
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
-
-
-def make_tiny_lora(directory: Path, base: Path, rank: int = 4) -> None:
-    """Save a LoRA adapter for a model that :func:`make_tiny` made: on the queries of every layer, large and random."""
-    import torch
-    from safetensors.torch import save_file
-
-    directory.mkdir()
-    made = torch.Generator().manual_seed(1)
-    weights = {}
-    for layer in range(LAYERS):
-        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora"
-        weights[f"{name}_A.weight"] = torch.randn(rank, HIDDEN, generator=made)
-        weights[f"{name}_B.weight"] = torch.randn(HIDDEN, rank, generator=made)
-    save_file(weights, directory / "adapter_model.safetensors")
-    adapter = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base),
-        "r": rank,
-        "lora_alpha": 8,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": ["q_proj"],
-    }
-    (directory / "adapter_config.json").write_text(json.dumps(adapter))
