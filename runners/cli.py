@@ -93,6 +93,9 @@ def main() -> None:
         code = aloe.main(prog_name="aloe", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Abort:
+        # An interrupt that left an exec(), such as a dataclass's in an import, has `python -m` die of SIGINT whatever became
+        # of it since; the next exec() forgets that.
+        exec("")  # noqa: S102
         sys.exit(130)
     except BrokenPipeError:  # aloe ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

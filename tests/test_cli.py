@@ -454,3 +454,10 @@ def test_the_doctor_names_what_is_wrong_and_still_prints_the_flow(
     assert (done.returncode, done.stderr) == (1, "")
     assert said in done.stdout and "UserSaid -> induction -> PersonaRevealed" in done.stdout
     assert "s3cret" not in done.stdout
+
+
+def test_an_interrupt_within_an_exec_ends_with_130_as_any_other(tmp_path: Path) -> None:
+    patch = "import click\nclick.Group.invoke = lambda self, context: exec('raise KeyboardInterrupt')\n"
+    (tmp_path / "sitecustomize.py").write_text(patch)
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    assert subprocess.run([*ALOE, "doctor"], check=False, env=environment).returncode == 130
