@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ transformers = pytest.importorskip("transformers")
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.expansion import Full, RandomPath
-from aloe_agents.training.backbone import add_tree_backbone, answer_logps, collate, disagreement
+from aloe_agents.training.backbone import add_tree_backbone, answer_logps, collate, disagreement, multiple_of
 from aloe_agents.training.packing import TokenRow, pack
 from aloe_agents.training.rows import rows as rows_of
 from aloe_agents.training.scratch import make_tokenizer
@@ -117,6 +118,22 @@ def test_long_conversations_agree_as_well(turns: int) -> None:
         add_tree_backbone(model)
         found = answer_logps(model, collate([pack(rows)]))
     assert (found - expected).abs().max() < 1e-4 and pack(rows).ratio > 0.35 * turns
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="flex_attention is compiled")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch's compiler
+def test_blocks_of_flex_attention_let_see_what_the_mask_does() -> None:
+    """Forward only: without a GPU it has no backward pass."""
+    model, blocks = (made("Gemma3Text", attn_implementation=kind) for kind in ("sdpa", "flex_attention"))
+    blocks.load_state_dict(model.state_dict())
+    trees = [pack(conversation(turns, turns)) for turns in (5, 3)]
+    with torch.no_grad():
+        for one in (model, blocks):
+            add_tree_backbone(one)
+        expected = answer_logps(model, collate(trees))
+        found = answer_logps(blocks, collate(trees, multiple=multiple_of(blocks)))
+    assert (found - expected).abs().max() < 1e-4
 
 
 @st.composite
