@@ -39,7 +39,7 @@ _WITHOUT_GPU = (
     "--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "16384", "--max-num-seqs", "64",
 )  # fmt: skip
 _ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .+|\berror: .+")
-_WEIGHTS = (".safetensors", ".bin", ".pt")
+WEIGHTS = (".safetensors", ".bin", ".pt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +73,8 @@ def local_model(path: Path) -> LocalModel:
             f"{path} holds no model: there is neither a config.json (transformers) nor an adapter_config.json (LoRA)"
         )
     _read(path / "config.json")
-    if not any(file.suffix in _WEIGHTS for file in path.iterdir()):
-        raise ConfigError(f"{path} holds a config.json but no weights ({', '.join('*' + end for end in _WEIGHTS)})")
+    if not any(file.suffix in WEIGHTS for file in path.iterdir()):
+        raise ConfigError(f"{path} holds a config.json but no weights ({', '.join('*' + end for end in WEIGHTS)})")
     return LocalModel(path=path, name=_named(path))
 
 

@@ -94,6 +94,11 @@ def _rows(directory: Path, form: Form, out: Path, judge: str | None, chosen: Fil
         if not left.rows:
             why = ", ".join(f"{count} {reason}" for reason, count in left.out.most_common()) or "there is no turn"
             raise ConfigError(f"{directory} has no row for {form}: {why}")
+        if chosen.validation and left.validation in (0, left.rows):
+            raise ConfigError(
+                f"--validation {chosen.validation:g} set {'every' if left.validation else 'no'} persona aside: there are too "
+                "few for it; ask for another share, or another --seed"
+            )
     if in_folder:
         with replacing(out / CARD) as file:
             file.write(card(form, files, left, chosen, directory.name).encode())

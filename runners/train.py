@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import gc
 import importlib.util
 import math
 import os
@@ -23,6 +24,7 @@ import orjson
 from aloe_agents.config import parse_override
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.files import replacing
+from aloe_agents.serving import WEIGHTS, local_model
 from aloe_agents.text import one_line
 from aloe_agents.training.preparing import digest_of, fitted, mixed, read_rows, told
 from aloe_agents.training.rows import Form
@@ -128,13 +130,13 @@ def train(plan: Plan) -> dict[str, Any]:
 
     Raises ConfigError, before anything is written, for what cannot be trained on.
     """
-    if not (Path(plan.model) / "config.json").is_file():
-        raise ConfigError(f"{plan.model} holds no model: there is no config.json")
     share = _share(plan.mix)
     if plan.answers == "mixture" and share is None:
         raise ConfigError("--answers mixture needs --mix SOURCE:SHARE")
-    digest = digest_of(Path(plan.data))
-    if (over := _begun(plan, digest)) is not None:
+    if plan.method == "dpo" and (share or plan.answers != "preferred"):
+        raise ConfigError("--mix and --answers are for sft: dpo learns from pairs of a preferred and a rejected answer")
+    contents = _contents(plan, share)
+    if (over := _begun(plan, contents)) is not None:
         _show(over)
         return over
     form: Form = "dpo" if plan.method == "dpo" else "sft-rejected" if plan.answers == "rejected" else "sft"
@@ -166,19 +168,28 @@ def train(plan: Plan) -> dict[str, Any]:
     trainer, ratio, apart = _trainer(plan, model, tokenizer, kept, on_gpu)
     if apart is not None and apart > (HALF if dtype is torch.bfloat16 else SINGLE):
         _say(f"aloe: packed answers are {apart:.3g} nat from flat rows with this model: training with flat rows")
+        del trainer, model  # or a GPU holds two
+        gc.collect()
+        torch.cuda.empty_cache()
         model = AutoModelForCausalLM.from_pretrained(plan.model, dtype=dtype, attn_implementation=plan.attention)
         trainer, ratio, _ = _trainer(replace(plan, packing="flat"), model, tokenizer, kept, on_gpu)
     elif apart is not None:
         _say(f"packed {ratio:.2f} to 1; the first conversation is {apart:.1e} nat from its flat rows")
-    asked = {**asdict(plan), "data_digest": digest}
+    asked = {**asdict(plan), "contents": contents}
     _write(plan, asked)
     last = last_checkpoint(Path(plan.out))
     try:
         with shown(trainer):
             result = trainer.train(resume_from_checkpoint=str(last) if last else None)
+        if trainer.is_fsdp_enabled:  # checkpoints may be in shards, the model is in one piece
+            trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         trainer.save_model(plan.out)  # with the tokenizer
     except Exception as error:
-        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+        if (
+            not isinstance(error, OSError)
+            and type(error).__name__ != "SafetensorError"
+            and "PytorchStreamWriter" not in str(error)
+        ):
             raise
         raise Fatal(
             f"{plan.out} cannot be written ({one_line(str(error), 120)}); {_goes_on(plan)}: make room and run the same "
@@ -187,6 +198,10 @@ def train(plan: Plan) -> dict[str, Any]:
     except KeyboardInterrupt:
         _say(f"aloe: stopped; {_goes_on(plan)} when the same command is run again")
         raise
+    if _first() and not any(file.suffix in WEIGHTS for file in Path(plan.out).iterdir()):
+        raise Fatal(
+            f"no weights were written to {plan.out}: let accelerate's configuration save the model in one piece"
+        )
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     summary = {
         **asked,
@@ -212,7 +227,20 @@ def last_checkpoint(out: Path) -> Path | None:
     return max(whole, key=lambda place: int(place.name.rpartition("-")[2]), default=None)
 
 
-def _begun(plan: Plan, digest: str) -> dict[str, Any] | None:
+def _contents(plan: Plan, share: tuple[str, float] | None) -> dict[str, str]:
+    """Digests of what is read, by the plan's name for it. Raises ConfigError for what is not there."""
+    model = local_model(Path(plan.model))
+    if model.base is not None:
+        raise ConfigError(f"{plan.model} is an adapter: merge it into {model.base} first (peft's merge_and_unload)")
+    found = {"model": model.name, "data": digest_of(Path(plan.data))}
+    if plan.chat_template:
+        found["chat_template"] = digest_of(Path(plan.chat_template))
+    if share is not None and Path(share[0]).is_file():
+        found["mix"] = digest_of(Path(share[0]))
+    return found
+
+
+def _begun(plan: Plan, contents: dict[str, str]) -> dict[str, Any] | None:
     """The summary of this very training, if it is over. Raises ConfigError for a directory that holds another one."""
     place = Path(plan.out) / SUMMARY
     if not place.exists():
@@ -221,8 +249,12 @@ def _begun(plan: Plan, digest: str) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = orjson.loads(place.read_bytes())
         differing = [f"{name} {found[name]!r}, now {value!r}" for name, value in asked.items() if found[name] != value]
-        differing += [f"{plan.data} had other contents"] if found["data_digest"] != digest else []
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        differing += [
+            f"{getattr(plan, name)} had other contents"
+            for name, digest in contents.items()
+            if found["contents"].get(name) != digest
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{place} cannot be read ({one_line(str(error), 80)}); choose another --out") from None
     if differing:
         raise ConfigError(
@@ -326,8 +358,12 @@ def _trainer(
     if plan.method == "sft":
         kinds: Any = (TreeSFTTrainer if tree else SFTTrainer, SFTConfig, {"completion_only_loss": True})
     else:
-        # where accelerate shards the model, nothing of it can be computed before the training begins
-        early = "true" not in (os.environ.get("ACCELERATE_USE_DEEPSPEED"), os.environ.get("ACCELERATE_USE_FSDP"))
+        # where accelerate shards the model, nothing of it can be computed before the training begins; and trl has the first
+        # process alone write what it computed of flat rows, where the others do not find it
+        early = (tree or _processes() == 1) and "true" not in (
+            os.environ.get("ACCELERATE_USE_DEEPSPEED"),
+            os.environ.get("ACCELERATE_USE_FSDP"),
+        )
         kinds = (TreeDPOTrainer if tree else DPOTrainer, DPOConfig,
                  {"beta": plan.beta, "precompute_ref_log_probs": early})  # fmt: skip
     try:

@@ -37,6 +37,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "Olmo": {},
     "Gemma3Text": {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 40, "max_position_embeddings": 2048},
     "Qwen3": {"num_key_value_heads": 2, "head_dim": 16},
+    "Qwen3Moe": {
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    },
 }
 
 
@@ -259,7 +266,7 @@ def test_what_would_be_silently_wrong_is_refused() -> None:
     with pytest.raises(ConfigError, match="need attention by sdpa or flex_attention, not 'eager'"):
         add_tree_backbone(made("Qwen2", attn_implementation="eager"))
     with pytest.raises(ConfigError, match="attention dropout"):
-        add_tree_backbone(made("Qwen2", attention_dropout=0.1).train())
+        add_tree_backbone(made("Qwen2", attention_dropout=0.1))
     mamba = transformers.MambaForCausalLM(transformers.MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=50))
     with pytest.raises(ConfigError, match="train with flat rows"):
         add_tree_backbone(mamba)

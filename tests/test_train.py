@@ -16,7 +16,7 @@ import pytest
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.runners.train import Plan, last_checkpoint, train
-from aloe_agents.training.preparing import as_rows, conversations, fitted, mixed
+from aloe_agents.training.preparing import as_rows, conversations, fitted, mixed, read_rows
 from tests.test_cli import aloe, one_line
 from tests.test_personas import AUTHORS, OWN
 
@@ -44,6 +44,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tiny(folder / "base", "qwen2", (OWN / "profiles.txt").read_text().splitlines())
     shutil.copytree(folder / "base", folder / "bare")
     (folder / "bare/chat_template.jinja").unlink()
+    assert aloe("export run --to kto --out kto.jsonl", folder).returncode == 0
+    (folder / "adapter").mkdir()
+    (folder / "adapter/adapter_config.json").write_text('{"base_model_name_or_path": "../base", "r": 4}')
     (folder / "agent.jsonl").write_text("".join(json.dumps(row) + "\n" for row in AGENT * 20))
     return folder
 
@@ -218,6 +221,11 @@ def test_two_processes_take_the_steps_of_one(place: Path, tmp_path: Path) -> Non
     )
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("packing ratio") == 1, "one process speaks for all"
+    flat = f"{launch} -m aloe_agents.runners.{shared} --packing flat --out flat"
+    done = subprocess.run(
+        [sys.executable, *flat.split()], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
     found = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
     assert found[0]["steps"] == found[1]["steps"] == 3 and found[0]["rows"] == 18
     import safetensors.torch
@@ -243,20 +251,26 @@ def test_uneven_conversations_become_pieces_of_one_length() -> None:
 
 def test_rows_of_an_export_train_as_well(place: Path, tmp_path: Path) -> None:
     assert aloe(f"export {place}/run --to sft --out rows", tmp_path).returncode == 0
-    asked = plan(place, tmp_path / "out", data=str(tmp_path / "rows"))
+    shutil.copytree(place / "base", tmp_path / "base")
+    asked = plan(place, tmp_path / "out", data=str(tmp_path / "rows"), model=str(tmp_path / "base"))
     summary = train(asked)
     assert summary["rows"] == 24 and summary["conversations"] == 8
     assert train(asked) == summary
     lines = (tmp_path / "rows/train.jsonl").read_text().splitlines()
     (tmp_path / "rows/train.jsonl").write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(ConfigError, match="rows had other contents"):
+    (tmp_path / "base/config.json").write_text((tmp_path / "base/config.json").read_text() + "\n")
+    with pytest.raises(ConfigError, match=r"base had other contents; .*rows had other contents"):
         train(asked)
 
 
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("train sft --model nowhere --data {place}/run --out x", "nowhere holds no model: there is no config.json"),
+        ("train sft --model nowhere --data {place}/run --out x", "nowhere holds no model"),
+        ("train sft --model {place}/adapter --data {place}/run --out x", "is an adapter: merge it into"),
+        ("train dpo --model {place}/base --data {place}/run --mix {place}/agent.jsonl:0.3 --out x", "--mix and --answers are for sft"),
+        ("train sft --model {place}/base --data {place}/kto.jsonl --out x", "line 1 is a row for kto"),
+        ("train sft --model {place}/base --data {place}/kto.jsonl --answers rejected --out x", "holds rows, made of the answers"),
         ("train sft --model {place}/base --data nowhere --out x", "nowhere cannot be read"),
         ("train dpo --model {place}/base --data {place}/agent.jsonl --out x", "line 1 is no row with prompt, chosen, rejected"),
         ("train sft --model {place}/base --data {place}/run --answers mixture --out x", "needs --mix SOURCE:SHARE"),
@@ -276,6 +290,13 @@ def test_what_cannot_be_trained_on_is_said_in_one_line(place: Path, tmp_path: Pa
     done = aloe(command.format(place=place), tmp_path)
     assert said in done.stderr.splitlines()[-1], done.stderr
     assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "x").exists()
+
+
+def test_rows_of_other_tools_are_conversations_of_their_own_and_a_margin_counts(tmp_path: Path) -> None:
+    said = {"prompt": [{"role": "user", "content": "Hello."}], "completion": [{"role": "assistant", "content": "Hi."}]}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({**said, "margin": n}) + "\n" for n in (0, 1, 2)))
+    found, left = read_rows(tmp_path / "rows.jsonl", "sft", 1, None)
+    assert len({row["conversation"] for row in found}) == 2 and left.out == {"margin too small": 1}
 
 
 def test_without_trl_it_is_one_line_with_the_command(place: Path, tmp_path: Path) -> None:

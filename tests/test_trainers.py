@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from aloe_agents.errors import ConfigError
@@ -192,3 +192,28 @@ async def test_the_losses_are_the_papers(place: Path, tmp_path: Path) -> None:
         found[method] = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
     assert found["sft"] == pytest.approx(equation_1, rel=1e-5)
     assert found["dpo"] == pytest.approx(equation_2, rel=1e-4)
+
+
+async def test_rows_that_are_shuffled_stay_with_their_conversations(place: Path, tmp_path: Path) -> None:
+    data, sizes = await made("sft"), []
+    for shuffled in (False, True):
+        args = SFTConfig(str(tmp_path), max_length=None, bf16=False, shuffle_dataset=shuffled, **QUIET)
+        model = AutoModelForCausalLM.from_pretrained(place / "qwen2", attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(place / "qwen2")
+        trainer = TreeSFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
+        sizes.append(sorted(map(len, trainer.train_dataset["tokens"])))
+    assert sizes[0] == sizes[1] and len(sizes[0]) == CONVERSATIONS
+
+
+def test_experts_whose_use_is_balanced_are_refused(tmp_path: Path) -> None:
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    config = Qwen3MoeConfig(**shape, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16, vocab_size=50)
+    args = SFTConfig(str(tmp_path), max_length=None, bf16=False, **QUIET)
+    with pytest.raises(ConfigError, match="--set router_aux_loss_coef=0"):
+        TreeSFTTrainer(Qwen3MoeForCausalLM(config), args, None, None)

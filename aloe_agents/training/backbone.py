@@ -130,7 +130,7 @@ def check_model(model: Any) -> None:
         raise ConfigError(
             f"packed trees need attention by {' or '.join(_BACKENDS)}, not {backend!r}: eager adds a mask and is wrong"
         )
-    if getattr(config, "attention_dropout", 0.0) and getattr(model, "training", False):
+    if getattr(config, "attention_dropout", 0.0):
         raise ConfigError("attention dropout makes packed and flat rows differ: set attention_dropout to 0")
 
 

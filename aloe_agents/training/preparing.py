@@ -33,11 +33,14 @@ def read_rows(data: Path, form: Form, min_margin: float | None, judge: str | Non
     if path.name == TREES:
         found = [row for _, row in rows(read_trees(path), form, Filter(min_margin=min_margin), judge, left)]
     else:
-        found = [*_exported(path, form)]
+        if judge or form == "sft-rejected":
+            raise ConfigError(f"{path} holds rows, made of the answers and by the judge that aloe export was told: give a run's "
+                              "directory, or no --judge and no --answers rejected")  # fmt: skip
+        found = [*_exported(path, form, min_margin, left)]
     if not found:
         raise ConfigError(f"{data} has no row to train on: {told(left.out)}")
-    for row in found:
-        row.setdefault("conversation", str(row.get("id", "")).partition("/")[0].partition("#")[0])
+    for n, row in enumerate(found):  # rows of other tools have no id: each is a conversation of its own
+        row.setdefault("conversation", str(row.get("id") or f"row {n}").partition("/")[0].partition("#")[0])
     return found, left
 
 
@@ -62,12 +65,18 @@ def _file_of(data: Path) -> Path:
     return data / "train.jsonl" if data.is_dir() else data
 
 
-def _exported(path: Path, form: Form) -> Iterator[dict[str, Any]]:
+def _exported(path: Path, form: Form, min_margin: float | None, left: Left) -> Iterator[dict[str, Any]]:
     wanted = ("prompt", "chosen", "rejected") if form == "dpo" else ("prompt", "completion")
     for where, row in read_json(path):
         if not isinstance(row, dict) or any(not isinstance(row.get(name), list) for name in wanted):
             raise ConfigError(f"{where} is no row with {', '.join(wanted)}")
-        yield row
+        if "label" in row:
+            raise ConfigError(f"{where} is a row for kto, which has rejected answers too: export with --to {form}")
+        margin = row.get("margin")
+        if min_margin is not None and isinstance(margin, int | float) and margin < min_margin:
+            left.out["margin too small"] += 1
+        else:
+            yield row
 
 
 def conversations(source: str | Path) -> Iterator[list[dict[str, str]]]:
@@ -98,10 +107,17 @@ def conversations(source: str | Path) -> Iterator[list[dict[str, str]]]:
 def _loaded(name: str) -> Iterator[tuple[str, Any]]:
     import httpx
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     try:
         splits = load_dataset(name)
-    except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:  # the network's, the hub's, the files'
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        DatasetsError,
+        httpx.HTTPError,
+    ) as error:  # the network's, the hub's, the files'
         raise ConfigError(
             f"{name} is no file, and cannot be loaded as a data set: {one_line(str(error), 200)}"
         ) from None

@@ -73,7 +73,7 @@ class TreeSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
     """SFT on packed conversations; rows as trl's SFTTrainer takes them (prompt and completion)."""
 
     def __init__(self, model: Any, args: Any, train_dataset: Any, processing_class: Any, **given: Any) -> None:
-        _check_arguments(args, given.get("peft_config"))
+        _check_arguments(args, model, given.get("peft_config"))
         if args.packing or args.padding_free or args.assistant_only_loss:
             raise ConfigError("packed trees take no packing, padding_free or assistant_only_loss of trl's")
         add_tree_backbone(model)
@@ -83,15 +83,14 @@ class TreeSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
         )
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **given: Any) -> Any:
-        groups = _groups(dataset)
-        rows = []
-        for example in super()._prepare_dataset(dataset, *args, **given):
+        rows, prepared = [], super()._prepare_dataset(dataset, *args, **given)
+        for example in prepared:
             ids, labels = example["input_ids"], np.asarray(example["labels"])
             own = np.flatnonzero(labels != -100)
             if not len(own) or own[0] == 0 or len(own) != len(ids) - own[0]:
                 raise ConfigError("a row's loss must be on its completion, and on all of it")
             rows.append([TokenRow(ids[: own[0]], ids[own[0] :])])
-        return _packed_examples(_together(rows, groups))
+        return _packed_examples(_together(rows, _groups(prepared)))
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [*_COLUMNS]
@@ -101,7 +100,7 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
     """DPO on packed conversations; rows as trl's DPOTrainer takes them (prompt, chosen and rejected)."""
 
     def __init__(self, model: Any, args: Any, train_dataset: Any, processing_class: Any, **given: Any) -> None:
-        _check_arguments(args, given.get("peft_config"))
+        _check_arguments(args, model, given.get("peft_config"))
         add_tree_backbone(model)
         if given.get("ref_model") is not None:
             add_tree_backbone(given["ref_model"])
@@ -113,15 +112,15 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
             add_tree_backbone(self.accelerator.unwrap_model(self.ref_model))
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **given: Any) -> Any:
-        groups = _groups(dataset)
+        prepared = super()._prepare_dataset(dataset, *args, **given)
         rows = [
             [
                 TokenRow(example["prompt_ids"], example["chosen_ids"]),
                 TokenRow(example["prompt_ids"], example["rejected_ids"]),
             ]
-            for example in super()._prepare_dataset(dataset, *args, **given)
+            for example in prepared
         ]
-        return _packed_examples(evened(_together(rows, groups)))
+        return _packed_examples(evened(_together(rows, _groups(prepared))))
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [*_COLUMNS, "ref_chosen_logps", "ref_rejected_logps"]
@@ -138,8 +137,16 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return dataset
 
 
-def _check_arguments(args: Any, adapter: Any) -> None:
+def _check_arguments(args: Any, model: Any, adapter: Any) -> None:
     check_adapter(adapter)
+    config = model.config.get_text_config()
+    balance = args.router_aux_loss_coef
+    balance = getattr(config, "router_aux_loss_coef", 0.0) if balance is None else balance
+    if hasattr(config, "output_router_logits") and balance:
+        raise ConfigError(
+            "packed trees have no loss that balances a mixture's experts, since it would count a history once: say "
+            "--set router_aux_loss_coef=0 (it is not needed to fine-tune), or --packing flat"
+        )
     if args.max_length is not None:
         raise ConfigError("packed trees need max_length=None: rows that are too long are left out before training")
 
