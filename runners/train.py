@@ -402,6 +402,7 @@ def _show(summary: dict[str, Any]) -> None:
     for name in ("rows", "conversations", "left_out", "packing_ratio", "steps", "loss_first", "loss_last", "seconds"):
         value = summary[name]
         shown = told(Counter(value)) if isinstance(value, dict) and value else "-" if value in (None, {}) else value
+        shown = f"{shown:.5g}" if isinstance(shown, float) else shown
         click.echo(f"{name.replace('_', ' '):<16} {shown}")
     click.echo(f"{'model':<16} {summary['out']}")
 
