@@ -186,6 +186,7 @@ def test_the_command_writes_splits_and_a_card(run: Path, tmp_path: Path) -> None
         ("export nowhere --to sft --out x", "holds no run"),
         ("export {run} --to csv --out x", "'csv' is not one of"),
         ("export {run} --to sft --validation 1 --out x", "1.0 is not in the range"),
+        ("export {run} --to sft --validation 0.0001 --out x", "--validation 0.0001 set no persona aside"),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_one_line(run: Path, tmp_path: Path, command: str, said: str | None) -> None:
