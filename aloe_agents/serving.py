@@ -39,7 +39,8 @@ _WITHOUT_GPU = (
     "--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "16384", "--max-num-seqs", "64",
 )  # fmt: skip
 _ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .+|\berror: .+")
-WEIGHTS = (".safetensors", ".bin", ".pt")
+_WEIGHTS = (".safetensors", ".bin", ".pt")
+_OF_TRAINING = re.compile(r"(training_args|optimizer|scheduler|scaler)\.(bin|pt)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +74,8 @@ def local_model(path: Path) -> LocalModel:
             f"{path} holds no model: there is neither a config.json (transformers) nor an adapter_config.json (LoRA)"
         )
     _read(path / "config.json")
-    if not any(file.suffix in WEIGHTS for file in path.iterdir()):
-        raise ConfigError(f"{path} holds a config.json but no weights ({', '.join('*' + end for end in WEIGHTS)})")
+    if not holds_weights(path):
+        raise ConfigError(f"{path} holds a config.json but no weights ({', '.join('*' + end for end in _WEIGHTS)})")
     return LocalModel(path=path, name=_named(path))
 
 
@@ -192,6 +193,11 @@ def _read(file: Path) -> dict[str, object]:
     if not isinstance(value, dict):
         raise ConfigError(f"{file} is no JSON object")
     return value
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether the directory ``path`` holds a model's or an adapter's weights, not only what a trainer leaves beside them."""
+    return any(file.suffix in _WEIGHTS and not _OF_TRAINING.fullmatch(file.name) for file in path.iterdir())
 
 
 def _named(path: Path) -> str:

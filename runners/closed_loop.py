@@ -22,7 +22,8 @@ from aloe_agents.personas import write_personas
 from aloe_agents.results import read_results
 from aloe_agents.runners.evaluate import Model, evaluate, show, wide
 from aloe_agents.runners.simulate import simulate
-from aloe_agents.runners.train import Plan, train
+from aloe_agents.runners.train import train
+from aloe_agents.runners.training_plan import Plan
 from aloe_agents.serving import local_model
 from aloe_agents.small_world import people
 from aloe_agents.tree import read_trees

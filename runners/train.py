@@ -5,8 +5,6 @@ Under accelerate for several processes: ``accelerate launch -m aloe_agents.runne
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import gc
 import importlib.util
 import math
@@ -14,9 +12,9 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import orjson
@@ -24,55 +22,15 @@ import orjson
 from aloe_agents.config import parse_override
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.files import replacing
-from aloe_agents.serving import WEIGHTS, local_model
+from aloe_agents.runners.training_plan import SUMMARY, Plan, begun, check_arguments, contents_of, share_of
+from aloe_agents.serving import holds_weights
 from aloe_agents.text import one_line
-from aloe_agents.training.preparing import digest_of, fitted, mixed, read_rows, told
+from aloe_agents.training.preparing import fitted, mixed, read_rows, told
 from aloe_agents.training.rows import Form
 
-SUMMARY = "training.json"
 SINGLE, HALF = 1e-3, 0.25
 """Nat by which a packed answer may differ from its flat row, in float32 and in bfloat16 (whose own noise is a tenth of that)."""
-OURS = {
-    **{name: f"say {option}" for name, option in {
-        "output_dir": "--out", "learning_rate": "--learning-rate", "num_train_epochs": "--epochs", "seed": "--seed",
-        "gradient_accumulation_steps": "--batch, turns of a step", "beta": "--beta", "max_length": "--max-length",
-        "packing": "--packing", "padding_free": "--packing", "chat_template_path": "--chat-template",
-    }.items()},
-    "completion_only_loss": "the loss is on the answer alone", "assistant_only_loss": "the loss is on the answer alone",
-    "trust_remote_code": "code that comes with a model is not run",
-}  # fmt: skip
-"""Arguments of trl's that are not taken from ``--set``, and why."""
 POSITIVE = click.FloatRange(min=0, min_open=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One training. The defaults are the paper's."""
-
-    method: Literal["sft", "dpo"]
-    model: str
-    data: str
-    out: str
-    answers: Literal["preferred", "rejected", "mixture"] = "preferred"
-    mix: str | None = None
-    """SOURCE:SHARE of other conversations."""
-    packing: Literal["tree", "flat"] = "tree"
-    attention: Literal["sdpa", "flex_attention"] = "sdpa"
-    learning_rate: float = 1e-5
-    batch: int = 48
-    """Turns of an optimizer step."""
-    epochs: float = 3.0
-    beta: float = 0.9
-    max_length: int | None = None
-    too_long: Literal["shorten", "drop", "refuse"] = "shorten"
-    lora: int = 0
-    """The rank of an adapter; 0 trains all weights."""
-    chat_template: str | None = None
-    min_margin: float | None = None
-    judge: str | None = None
-    seed: int = 0
-    arguments: dict[str, Any] = field(default_factory=dict)
-    """Of trl's SFTConfig or DPOConfig: what is not said here."""
 
 
 @click.command()
@@ -130,19 +88,19 @@ def train(plan: Plan) -> dict[str, Any]:
 
     Raises ConfigError, before anything is written, for what cannot be trained on.
     """
-    share = _share(plan.mix)
+    share = share_of(plan.mix)
     if plan.answers == "mixture" and share is None:
         raise ConfigError("--answers mixture needs --mix SOURCE:SHARE")
     if plan.method == "dpo" and (share or plan.answers != "preferred"):
         raise ConfigError("--mix and --answers are for sft: dpo learns from pairs of a preferred and a rejected answer")
-    contents = _contents(plan, share)
-    if (over := _begun(plan, contents)) is not None:
+    contents = contents_of(plan, share)
+    if (over := begun(plan, contents)) is not None:
         _show(over)
         return over
     form: Form = "dpo" if plan.method == "dpo" else "sft-rejected" if plan.answers == "rejected" else "sft"
     given, left = read_rows(Path(plan.data), form, plan.min_margin, plan.judge)
     _require()  # takes seconds to import: what can be said without it has been said
-    _check_arguments(plan)
+    check_arguments(plan)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
@@ -198,7 +156,7 @@ def train(plan: Plan) -> dict[str, Any]:
     except KeyboardInterrupt:
         _say(f"aloe: stopped; {_goes_on(plan)} when the same command is run again")
         raise
-    if _first() and not any(file.suffix in WEIGHTS for file in Path(plan.out).iterdir()):
+    if _first() and not holds_weights(Path(plan.out)):
         raise Fatal(
             f"no weights were written to {plan.out}: let accelerate's configuration save the model in one piece"
         )
@@ -225,42 +183,6 @@ def last_checkpoint(out: Path) -> Path | None:
     """The last checkpoint that was written to its end: its state is written last."""
     whole = [place for place in out.glob("checkpoint-*") if (place / "trainer_state.json").is_file()]
     return max(whole, key=lambda place: int(place.name.rpartition("-")[2]), default=None)
-
-
-def _contents(plan: Plan, share: tuple[str, float] | None) -> dict[str, str]:
-    """Digests of what is read, by the plan's name for it. Raises ConfigError for what is not there."""
-    model = local_model(Path(plan.model))
-    if model.base is not None:
-        raise ConfigError(f"{plan.model} is an adapter: merge it into {model.base} first (peft's merge_and_unload)")
-    found = {"model": model.name, "data": digest_of(Path(plan.data))}
-    if plan.chat_template:
-        found["chat_template"] = digest_of(Path(plan.chat_template))
-    if share is not None and Path(share[0]).is_file():
-        found["mix"] = digest_of(Path(share[0]))
-    return found
-
-
-def _begun(plan: Plan, contents: dict[str, str]) -> dict[str, Any] | None:
-    """The summary of this very training, if it is over. Raises ConfigError for a directory that holds another one."""
-    place = Path(plan.out) / SUMMARY
-    if not place.exists():
-        return None
-    asked = {name: value for name, value in asdict(plan).items() if name != "out"}
-    try:
-        found: dict[str, Any] = orjson.loads(place.read_bytes())
-        differing = [f"{name} {found[name]!r}, now {value!r}" for name, value in asked.items() if found[name] != value]
-        differing += [
-            f"{getattr(plan, name)} had other contents"
-            for name, digest in contents.items()
-            if found["contents"].get(name) != digest
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{place} cannot be read ({one_line(str(error), 80)}); choose another --out") from None
-    if differing:
-        raise ConfigError(
-            f"{plan.out} holds a training with other settings ({'; '.join(differing)}); choose another --out"
-        )
-    return found if "steps" in found else None
 
 
 def _write(plan: Plan, summary: dict[str, Any]) -> None:
@@ -291,17 +213,6 @@ def _require() -> None:
     except ImportError as error:
         raise ConfigError(f"training needs trl ({error}); install it with: pip install 'aloe-agents[train]'") from None
     del datasets, trl
-
-
-def _share(mix: str | None) -> tuple[str, float] | None:
-    """SOURCE:SHARE, taken apart."""
-    if mix is None:
-        return None
-    path, _, share = mix.rpartition(":")
-    with contextlib.suppress(ValueError):
-        if path:
-            return path, float(share)
-    raise ConfigError(f"--mix is SOURCE:SHARE, such as agent.jsonl:0.3, not {mix!r}")
 
 
 def _template(path: Path) -> str:
@@ -375,21 +286,6 @@ def _trainer(
         return trainer, None, None
     packed = trainer.train_dataset
     return trainer, sum(packed["flat"]) / max(sum(map(len, packed["tokens"])), 1), first_disagreement(trainer)
-
-
-def _check_arguments(plan: Plan) -> None:
-    """Raise ConfigError for an argument that trl does not know, or that an option of ours stands for."""
-    from trl import DPOConfig, SFTConfig
-
-    kind = DPOConfig if plan.method == "dpo" else SFTConfig
-    known = {argument.name for argument in fields(kind)}
-    for name in plan.arguments:
-        if name in OURS:
-            raise ConfigError(f"--set {name}: {OURS[name]}")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise ConfigError(f"--set {name}: trl's {kind.__name__} has no such argument" + (
-                f"; did you mean {near[0]}?" if near else ""))  # fmt: skip
 
 
 def _processes() -> int:

@@ -60,6 +60,23 @@ def run(command: str, at: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def evaluated(model: Path, base: Path | None, at: Path) -> None:
+    """Evaluate the model in a directory: all is answered, nothing is left running, and what is over is not done again."""
+    (at / "system.md").write_text("## system\nYou are a friend.\n")
+    command = f"evaluate --model {model} --system system.md --out ev {SMALL}"
+    done = run(command, at)
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = json.loads((at / "ev/results.json").read_text())
+    assert found["accounting"]["completed"] == 3 and found["judges"]["judge"]["missing"] == 0
+    assert found["model"]["directory"] == str(model) and found["model"]["name"] == model.name
+    assert found["model"]["base"] == (str(base) if base else None)
+    trees = list(read_trees(at / "ev/trees.jsonl"))
+    assert all(turn.answers["candidate"].text for tree in trees for turn in tree.turns)
+    assert (at / "ev/vllm.log").stat().st_size > 1000 and gone(5)
+    again = run(command, at)
+    assert again.returncode == 0 and "vLLM loads" not in again.stderr, "what is over is not served again"
+
+
 @pytest.mark.vllm
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
@@ -67,18 +84,7 @@ def run(command: str, at: Path) -> subprocess.CompletedProcess[str]:
     ["mistral", *(pytest.param(name, marks=pytest.mark.families) for name in ("qwen2", "llama", "olmo"))],
 )
 def test_a_directory_is_served_evaluated_and_let_go(models: Path, tmp_path: Path, family: str) -> None:
-    (tmp_path / "system.md").write_text("## system\nYou are a friend.\n")
-    done = run(f"evaluate --model {models / family} --system system.md --out ev {SMALL}", tmp_path)
-    assert done.returncode == 0, done.stderr + done.stdout
-    found = json.loads((tmp_path / "ev/results.json").read_text())
-    assert found["accounting"]["completed"] == 3 and found["judges"]["judge"]["missing"] == 0
-    assert found["model"]["directory"] == str(models / family) and found["model"]["name"] == family
-    assert found["model"]["base"] is None
-    trees = list(read_trees(tmp_path / "ev/trees.jsonl"))
-    assert all(turn.answers["candidate"].text for tree in trees for turn in tree.turns)
-    assert (tmp_path / "ev/vllm.log").stat().st_size > 1000 and gone(5)
-    again = run(f"evaluate --model {models / family} --system system.md --out ev {SMALL}", tmp_path)
-    assert again.returncode == 0 and "vLLM loads" not in again.stderr, "what is over is not served again"
+    evaluated(models / family, None, tmp_path)
 
 
 @pytest.mark.vllm
@@ -120,10 +126,7 @@ def test_an_adapter_that_was_trained_is_served_and_answers(models: Path, tmp_pat
     command = f"train sft --model {models / 'qwen2'} --data run --out lora --lora 4 --batch 4 --epochs 1"
     done = run(command, tmp_path)
     assert done.returncode == 0, done.stderr
-    done = run(f"evaluate --model lora --out ev {SMALL}", tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "ev/results.json").read_text())
-    assert found["accounting"]["completed"] == 3 and found["model"]["base"] == str(models / "qwen2")
+    evaluated(tmp_path / "lora", models / "qwen2", tmp_path)
 
 
 @pytest.mark.vllm
@@ -154,6 +157,7 @@ def adapter(path: Path, **fields: object) -> Path:
 def test_directories_that_hold_no_model_are_named(tmp_path: Path) -> None:
     (bare := tmp_path / "bare").mkdir()
     (bare / "config.json").write_text("{}")
+    (bare / "training_args.bin").write_bytes(b"x")
     (broken := tmp_path / "broken").mkdir()
     (broken / "config.json").write_text("{")
     for path, said in (

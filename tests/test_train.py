@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.runners.train import Plan, last_checkpoint, train
+from aloe_agents.runners.train import last_checkpoint, train
+from aloe_agents.runners.training_plan import Plan
 from aloe_agents.training.preparing import as_rows, conversations, fitted, mixed, read_rows
 from tests.test_cli import aloe, one_line
 from tests.test_personas import AUTHORS, OWN
@@ -266,7 +267,7 @@ def test_rows_of_an_export_train_as_well(place: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("train sft --model nowhere --data {place}/run --out x", "nowhere holds no model"),
+        ("train sft --model nowhere --data {place}/run --out x", "nowhere holds no model: there is neither a config.json"),
         ("train sft --model {place}/adapter --data {place}/run --out x", "is an adapter: merge it into"),
         ("train dpo --model {place}/base --data {place}/run --mix {place}/agent.jsonl:0.3 --out x", "--mix and --answers are for sft"),
         ("train sft --model {place}/base --data {place}/kto.jsonl --out x", "line 1 is a row for kto"),

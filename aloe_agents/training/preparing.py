@@ -111,13 +111,8 @@ def _loaded(name: str) -> Iterator[tuple[str, Any]]:
 
     try:
         splits = load_dataset(name)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        DatasetsError,
-        httpx.HTTPError,
-    ) as error:  # the network's, the hub's, the files'
+    # the network's, the hub's, the files'
+    except (OSError, ValueError, RuntimeError, DatasetsError, httpx.HTTPError) as error:
         raise ConfigError(
             f"{name} is no file, and cannot be loaded as a data set: {one_line(str(error), 200)}"
         ) from None
