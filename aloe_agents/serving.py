@@ -34,6 +34,10 @@ STOP = 60.0
 LAST_LINES = 15
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_HOST_IP": "127.0.0.1"}
 _CPU = {"VLLM_CPU_KVCACHE_SPACE": "2"}  # GiB; by itself vLLM wants nearly all memory
+_SMALL = 256 << 20
+_SMALL_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""For weights of up to ``_SMALL`` bytes: no process for the executor alone. It is there to bind threads to cores, from
+which so small a model gains nothing, and it takes a third of the start to import vLLM once more."""
 _WITHOUT_GPU = (
     # eager, for there is nothing to compile for; whole prompts, since a request's seed and chunks end the CPU's engine
     "--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "16384", "--max-num-seqs", "64",
@@ -89,12 +93,12 @@ def served(
     options: Sequence[str] = (),
     patience: float = PATIENCE,
     waiting: Callable[[], bool] = lambda: True,
-) -> Iterator[str]:
-    """Serve ``model`` and yield the base URL, which ends in ``/v1``, once it answers; port 0 is a free one.
+) -> Iterator[Callable[[], str]]:
+    """Serve ``model`` and yield at once what waits for its base URL, which ends in ``/v1``: models load side by side.
 
-    What the server prints goes to ``log``; ``options`` are added to its command line. ``waiting`` is asked while it
-    loads whether anybody still wants it. Raises ConfigError where vLLM is missing, Fatal with the log's last lines
-    where it does not come up.
+    Port 0 is a free one. What the server prints goes to ``log``; ``options`` are added to its command line. ``waiting``
+    is asked while it loads whether anybody still wants it. Raises ConfigError where vLLM is missing; to wait raises Fatal
+    with the log's last lines where the model does not come up within ``patience`` seconds.
     """
     import httpx
 
@@ -111,21 +115,23 @@ def served(
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**_ENVIRONMENT, **({} if _gpu() else _CPU), **os.environ, "TMPDIR": scratch, "PYTHONUNBUFFERED": "1"},
+            env={**_environment(model), **os.environ, "TMPDIR": scratch, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # Ctrl-C is this process's to handle
         )
-        try:
+
+        def url() -> str:
             deadline = time.monotonic() + patience
             with httpx.Client(trust_env=False, timeout=5) as client:
-                while not _healthy(client, f"http://{_in_url(host)}:{port}/health"):
+                while waiting() and not _healthy(client, f"http://{_in_url(host)}:{port}/health"):
                     if server.poll() is not None:
                         raise Fatal(f"vLLM could not serve {model.path}: {_why(log)}; its whole log is {log}")
                     if time.monotonic() > deadline:
                         raise Fatal(f"vLLM did not serve {model.path} within {patience:.0f} s; its log is {log}")
-                    if not waiting():
-                        break
                     time.sleep(0.25)
-            yield f"http://{_in_url(host)}:{port}/v1"
+            return f"http://{_in_url(host)}:{port}/v1"
+
+        try:
+            yield url
         finally:
             assert server.stdin is not None
             with contextlib.suppress(OSError):
@@ -148,6 +154,14 @@ def _command(model: LocalModel, host: str, port: int, options: Sequence[str]) ->
         command += ["--model", str(model.base), "--enable-lora", "--lora-modules", f"{model.name}={model.path}"]
         command += ["--max-lora-rank", str(max(8, 1 << (model.rank - 1).bit_length()))]
     return [*command, *(() if _gpu() else _WITHOUT_GPU), *options]
+
+
+def _environment(model: LocalModel) -> dict[str, str]:
+    """What the server is told where the user's environment says nothing else."""
+    if _gpu():
+        return _ENVIRONMENT
+    weights = sum(file.stat().st_size for file in _weights(model.base or model.path))
+    return {**_ENVIRONMENT, **_CPU, **(_SMALL_CPU if weights <= _SMALL else {})}
 
 
 def _gpu() -> bool:
@@ -197,7 +211,11 @@ def _read(file: Path) -> dict[str, object]:
 
 def holds_weights(path: Path) -> bool:
     """Whether the directory ``path`` holds a model's or an adapter's weights, not only what a trainer leaves beside them."""
-    return any(file.suffix in _WEIGHTS and not _OF_TRAINING.fullmatch(file.name) for file in path.iterdir())
+    return any(_weights(path))
+
+
+def _weights(path: Path) -> Iterator[Path]:
+    return (file for file in path.iterdir() if file.suffix in _WEIGHTS and not _OF_TRAINING.fullmatch(file.name))
 
 
 def _named(path: Path) -> str:

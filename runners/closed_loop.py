@@ -6,8 +6,9 @@ SFT are trained from nothing on the trees; each is served by vLLM and evaluated 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from aloe_agents.comparison import Comparison, as_markdown, compare
 from aloe_agents.config import EVALUATION_ROLES, NEEDED_ROLES, load_config
 from aloe_agents.errors import ConfigError
 from aloe_agents.files import replacing
-from aloe_agents.personas import write_personas
+from aloe_agents.personas import Persona, write_personas
 from aloe_agents.results import read_results
-from aloe_agents.runners.evaluate import Model, evaluate, show, wide
+from aloe_agents.runners.evaluate import Model, evaluate, reachable, show, wide
 from aloe_agents.runners.simulate import simulate
 from aloe_agents.runners.train import train
 from aloe_agents.runners.training_plan import Plan
@@ -30,6 +31,8 @@ from aloe_agents.tree import read_trees
 
 BASE, PREFERRED, REJECTED, DPO = "base", "sft-preferred", "sft-rejected", "sft-dpo"
 REPORT, CURVES = "report.md", "curves.svg"
+SIDE_BY_SIDE = 2
+"""Models that load at a time: it takes vLLM half a minute of one processor and 3 GB each."""
 ANSWER = {"temperature": 0.0, "max_tokens": 64}
 """How candidates are sampled: an answer of the world has 45 tokens at the most, and an untrained model never ends."""
 FAST: dict[str, Any] = {"warmup_steps": 50, "adam_beta2": 0.98, "logging_steps": 20, "save_strategy": "no"}
@@ -79,21 +82,35 @@ def close_loop(out: Path, scale: Scale = Scale(), plain: bool = True) -> tuple[C
     run = {"run.seed": scale.seed, "run.turns": scale.turns}
     click.echo(f"simulate {scale.people} people, {scale.turns} turns each")
     config = load_config(None, {**run, **{f"roles.{role}.endpoint": "scripted" for role in NEEDED_ROLES}})
-    simulate(config, learned_from, out / "trees", plain=plain, quiet=True)
-    models = _models(out, scale)
-    places = []
-    roles = {f"roles.{role}.endpoint": "scripted" for role in (*EVALUATION_ROLES, "candidate")}
-    config = load_config(None, {**run, **roles, "roles.candidate.sampling": ANSWER}, EVALUATION_ROLES)
-    for model in models:
-        click.echo(f"evaluate {model.name} on {scale.held_out} people that nothing was trained on")
-        local = local_model(model)
-        places.append(out / "evaluations" / model.name)
-        evaluate(config, Model(model.name, local.name, local), held_out, places[-1], source="held_out.jsonl", plain=plain,
-                 quiet=True, vllm_options=("--dtype", "float32"))  # fmt: skip
+    if simulate(config, learned_from, out / "trees", plain=plain, quiet=True) == 130:
+        raise KeyboardInterrupt
+    places = _evaluated(out, _models(out, scale), held_out, run, plain)
     found = compare([read_results(place) for place in places])
     claims = list(claims_of(found))
     _report(out, found, claims, scale)
     return found, claims
+
+
+def _evaluated(
+    out: Path, models: Sequence[Path], held_out: Sequence[Persona], run: Mapping[str, Any], plain: bool
+) -> list[Path]:
+    """The directories with the results of ``models``."""
+    roles = {f"roles.{role}.endpoint": "scripted" for role in (*EVALUATION_ROLES, "candidate")}
+    config = load_config(None, {**run, **roles, "roles.candidate.sampling": ANSWER}, EVALUATION_ROLES)
+    places = [out / "evaluations" / model.name for model in models]
+    local = [local_model(model) for model in models]
+    given = [(Model(one.path.name, one.name, one), place) for one, place in zip(local, places, strict=True)]
+    for some in (given[at : at + SIDE_BY_SIDE] for at in range(0, len(given), SIDE_BY_SIDE)):
+        with contextlib.ExitStack() as served:
+            urls = [served.enter_context(reachable(*one, len(held_out), ("--dtype", "float32"))) for one in some]
+            for (model, place), url in zip(some, urls, strict=True):
+                click.echo(f"evaluate {model.name} on {len(held_out)} people that nothing was trained on")
+                if (
+                    evaluate(config, model, held_out, place, source="held_out.jsonl", plain=plain, quiet=True, url=url)
+                    == 130
+                ):
+                    raise KeyboardInterrupt
+    return places
 
 
 def claims_of(found: Comparison) -> Iterator[Claim]:

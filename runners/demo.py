@@ -38,7 +38,11 @@ def command(out: Path | None, seed: int, turns: int, trained: bool, plain: bool)
     if trained:
         from aloe_agents.runners.closed_loop import Scale, close_loop
 
-        _, claims = close_loop(out, Scale(seed=seed, turns=turns))
+        try:
+            _, claims = close_loop(out, Scale(seed=seed, turns=turns))
+        except KeyboardInterrupt:
+            click.echo(f"\nWhat is done is in {out}: the same command with --out {out} goes on from there")
+            return 130
         return 0 if all(claim.holds for claim in claims) else 1
     roles = ("role_player", "induction", "preferred", "rejected", "judge")
     overrides = {"run.seed": seed, "run.turns": turns, **{f"roles.{role}.endpoint": "scripted" for role in roles}}
@@ -46,6 +50,8 @@ def command(out: Path | None, seed: int, turns: int, trained: bool, plain: bool)
     pools = [_grown(kind, out / "pools" / f"{kind}.jsonl", seed, plain) for kind in KINDS]
     users = sample_personas(pools[0], pools[1], 24, seed)
     code = simulate(load_config(None, overrides), users, out, plain=plain, latency=0.15 if watched else 0.0)
+    if code == 130:
+        return code
     _show_scores(out, turns)
     _compared(out / "evaluation", seed, turns)
     click.echo(f"\nLook at a dialogue:   aloe watch {out}\nThe trees themselves: {out / 'trees.jsonl'}")

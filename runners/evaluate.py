@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import platform
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -39,6 +39,7 @@ from aloe_agents.serving import LocalModel, last_lines, local_model, served
 from aloe_agents.text import inert
 
 LOG = "vllm.log"
+NOWHERE = "http://127.0.0.1:1/v1"
 MAX_TOKENS = 512
 """Of a candidate's answer, where no sampling is configured."""
 _JUDGE = "aloe_agents.roles:Judge"
@@ -124,7 +125,7 @@ def command(
     if len({*places}) < len(places):
         raise ConfigError("a model is given twice")
     for model, place in zip(found, places, strict=True):  # all that can be refused is refused before the first is begun
-        check_settings(_candidate(resolved, model, "http://127.0.0.1:1/v1"), people, place, force)
+        check_settings(_candidate(resolved, model, NOWHERE), people, place, force)
     worst = 0
     for model, place in zip(found, places, strict=True):
         code = evaluate(
@@ -156,12 +157,13 @@ def evaluate(
     plain: bool = False,
     quiet: bool = False,
     vllm_options: Sequence[str] = (),
+    url: Callable[[], str] | None = None,
 ) -> int:
     """Evaluate one model on ``cases`` in the directory ``out``, showing it unless ``quiet``, and write its results.
-    Returns the exit code.
+    Returns the exit code. ``url`` is of ``reachable``, where the caller has entered that.
     """
-    with _reachable(model, out, len(cases), vllm_options) as url:
-        resolved = _candidate(config, model, url)
+    with contextlib.nullcontext(url) if url else reachable(model, out, len(cases), vllm_options) as found:
+        resolved = _candidate(config, model, found())
         code = simulate(resolved, cases, out, folder=folder, force=force, plain=plain, quiet=quiet)
     if code != 130:
         write_results(out / FILE, _results(resolved, model, cases, out, source, normalisation))
@@ -240,10 +242,11 @@ def _candidate(config: Config, model: Model, url: str) -> Config:
 
 
 @contextlib.contextmanager
-def _reachable(model: Model, out: Path, cases: int, options: Sequence[str]) -> Iterator[str]:
-    """A directory's model is served for as long as the block lasts, unless its evaluation is over."""
+def reachable(model: Model, out: Path, cases: int, options: Sequence[str]) -> Iterator[Callable[[], str]]:
+    """A directory's model is served for as long as the block lasts, unless its evaluation is over. Yields at once what
+    waits for its base URL."""
     if model.local is None or _over(out, cases):
-        yield "http://127.0.0.1:1/v1"
+        yield lambda: NOWHERE
         return
     log = out / LOG
     click.echo(f"aloe: vLLM loads {model.local.path} (its log: {log})", err=True)

@@ -68,8 +68,9 @@ def _serve_local(path: Path, host: str, port: int, options: list[str], log: Path
     click.echo(f"vLLM loads {path} (its log: {log})", err=True)
     try:
         with served(model, log, host=host, port=port, options=options, waiting=lambda: not over.is_set()) as url:
+            place = url()
             if not over.is_set():
-                click.echo(f"{model.name} at {url} (Ctrl-C stops it)")
+                click.echo(f"{model.name} at {place} (Ctrl-C stops it)")
                 over.wait()
     except Fatal:
         for line in last_lines(log):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import runpy
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from aloe_agents.errors import ConfigError
 from aloe_agents.metrics import measure
 from aloe_agents.runners.closed_loop import BASE, DPO, PREFERRED, REJECTED, claims_of, close_loop
 from aloe_agents.small_world import people
-from tests.test_cli import aloe, one_line
+from tests.test_cli import ALOE, ENVIRONMENT, aloe, one_line
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "closed_loop.py"
 MISSING = [name for name in ("trl", "vllm") if importlib.util.find_spec(name) is None]
@@ -51,6 +55,26 @@ def test_a_claim_that_does_not_hold_is_said_not_to_hold() -> None:
 def test_what_is_missing_is_said_first(tmp_path: Path) -> None:
     assert f"the closed loop needs {MISSING[0]}" in one_line(aloe("demo --train --out x", tmp_path))
     assert not (tmp_path / "x").exists()
+
+
+def test_an_interrupt_ends_the_loop(tmp_path: Path) -> None:
+    for name in MISSING:  # what it would go on with is asked for first
+        (tmp_path / "packages" / name).mkdir(parents=True)
+    paths = f"{ENVIRONMENT['PYTHONPATH']}{os.pathsep}{tmp_path / 'packages'}"
+    process = subprocess.Popen(
+        [*ALOE, "demo", "--train", "--out", "loop"],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    journal, deadline = tmp_path / "loop/trees/journal.sqlite-wal", time.monotonic() + 60
+    while not (journal.exists() and journal.stat().st_size > 200_000) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command with --out loop goes on from there" in said, said
+    assert "sft" not in said and not (tmp_path / "loop/models").exists()
 
 
 @pytest.mark.slow

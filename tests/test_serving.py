@@ -18,7 +18,7 @@ import pytest
 from aloe_agents.errors import ConfigError
 from aloe_agents.guard import session_members
 from aloe_agents.pools import read_pool
-from aloe_agents.serving import local_model
+from aloe_agents.serving import local_model, served
 from aloe_agents.tree import read_trees
 from tests.test_cli import ALOE, ENVIRONMENT, aloe, one_line
 from tests.test_personas import OWN
@@ -58,6 +58,44 @@ def run(command: str, at: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=400,
     )
+
+
+STAND_IN = """
+import http.server, os, sys
+print("executor in the engine's process:", os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0", flush=True)
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).serve_forever()
+"""
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="on a GPU all is as vLLM has it")
+def test_models_load_side_by_side_and_small_ones_without_a_process_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for vLLM tells what it was told."""
+    package = tmp_path / "packages" / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / "__init__.py").touch()
+    (package / "api_server.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    found = {}
+    for name, size in (("small", 1 << 20), ("large", 1 << 30)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        with (tmp_path / name / "model.safetensors").open("wb") as file:
+            file.truncate(size)  # sparse
+        found[name] = local_model(tmp_path / name)
+    with served(found["small"], tmp_path / "a.log") as one, served(found["large"], tmp_path / "b.log") as other:
+        urls = one(), other()
+        assert urls[0] != urls[1] and all(httpx.get(f"{url}/models", trust_env=False).is_success for url in urls)
+    told = [(tmp_path / log).read_text().partition("\n")[0].rpartition(" ")[2] for log in ("a.log", "b.log")]
+    assert told == ["True", "False"]
 
 
 def evaluated(model: Path, base: Path | None, at: Path) -> None:

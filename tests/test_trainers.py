@@ -103,7 +103,8 @@ async def test_every_family_takes_the_same_step_by_sft_and_by_dpo(
 @pytest.mark.parametrize("precomputed", [False, True])
 async def test_dpo_takes_the_same_step(place: Path, tmp_path: Path, precomputed: bool) -> None:
     data = await made("dpo")
-    config = (DPOConfig, {"beta": 0.9, "precompute_ref_log_probs": precomputed, "gradient_checkpointing": True})
+    precompute = {"precompute_ref_log_probs": precomputed, "precompute_ref_batch_size": 2}
+    config = (DPOConfig, {"beta": 0.9, **precompute, "gradient_checkpointing": True})
     flat = stepped(DPOTrainer, copy.deepcopy(config), data, place / "qwen2", tmp_path / "a", len(data))
     packed = stepped(TreeDPOTrainer, copy.deepcopy(config), data, place / "qwen2", tmp_path / "b", CONVERSATIONS)
     agree(flat, packed)

@@ -34,7 +34,7 @@ def vllm_server(
     """
     options = ["--dtype", "float32", "--max-model-len", str(max_model_len), "--max-num-batched-tokens", "8192", *flags]
     with served(LocalModel(path=model_dir, name=name), log, options=options, patience=240.0) as url:
-        yield url
+        yield url()
 
 
 def vllm_processes() -> list[int]:

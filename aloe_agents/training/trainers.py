@@ -128,10 +128,12 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """The parent keeps a number a row; an example here has one for each of its turns."""
         found: list[list[list[float]]] = []
-        loader = self.accelerator.prepare(DataLoader(dataset, batch_size=1, collate_fn=self.data_collator))
+        loader = self.accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=self.data_collator))
         for batch in loader:
-            logps = torch.stack(self.compute_ref_log_probs(self.ref_model or self.model, batch))
-            found += self.accelerator.gather_for_metrics(logps[None]).cpu().tolist()
+            sides = self.compute_ref_log_probs(self.ref_model or self.model, batch)  # (examples x turns,) each
+            examples = len(batch["tree_input_ids"])
+            logps = torch.stack([side.view(examples, -1) for side in sides], dim=1)
+            found += self.accelerator.gather_for_metrics(logps).cpu().tolist()
         for side, column in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
             dataset = dataset.add_column(column, [logps[side] for logps in found])
         return dataset
