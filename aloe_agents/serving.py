@@ -153,18 +153,19 @@ def _command(model: LocalModel, host: str, port: int, options: Sequence[str]) ->
     else:
         command += ["--model", str(model.base), "--enable-lora", "--lora-modules", f"{model.name}={model.path}"]
         command += ["--max-lora-rank", str(max(8, 1 << (model.rank - 1).bit_length()))]
-    return [*command, *(() if _gpu() else _WITHOUT_GPU), *options]
+    return [*command, *(() if on_gpu() else _WITHOUT_GPU), *options]
 
 
 def _environment(model: LocalModel) -> dict[str, str]:
     """What the server is told where the user's environment says nothing else."""
-    if _gpu():
+    if on_gpu():
         return _ENVIRONMENT
     weights = sum(file.stat().st_size for file in _weights(model.base or model.path))
     return {**_ENVIRONMENT, **_CPU, **(_SMALL_CPU if weights <= _SMALL else {})}
 
 
-def _gpu() -> bool:
+def on_gpu() -> bool:
+    """Whether vLLM has a GPU here, most of whose memory one model takes, however small it is."""
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd"))
 
 

@@ -25,14 +25,14 @@ from aloe_agents.runners.evaluate import Model, evaluate, reachable, show, wide
 from aloe_agents.runners.simulate import simulate
 from aloe_agents.runners.train import train
 from aloe_agents.runners.training_plan import Plan
-from aloe_agents.serving import local_model
+from aloe_agents.serving import local_model, on_gpu
 from aloe_agents.small_world import people
 from aloe_agents.tree import read_trees
 
 BASE, PREFERRED, REJECTED, DPO = "base", "sft-preferred", "sft-rejected", "sft-dpo"
 REPORT, CURVES = "report.md", "curves.svg"
 SIDE_BY_SIDE = 2
-"""Models that load at a time: it takes vLLM half a minute of one processor and 3 GB each."""
+"""Models that vLLM loads at a time on processors: each takes it half a minute of one of them, and 3 GB."""
 ANSWER = {"temperature": 0.0, "max_tokens": 64}
 """How candidates are sampled: an answer of the world has 45 tokens at the most, and an untrained model never ends."""
 FAST: dict[str, Any] = {"warmup_steps": 50, "adam_beta2": 0.98, "logging_steps": 20, "save_strategy": "no"}
@@ -100,15 +100,16 @@ def _evaluated(
     places = [out / "evaluations" / model.name for model in models]
     local = [local_model(model) for model in models]
     given = [(Model(one.path.name, one.name, one), place) for one, place in zip(local, places, strict=True)]
-    for some in (given[at : at + SIDE_BY_SIDE] for at in range(0, len(given), SIDE_BY_SIDE)):
+    at_once = 1 if on_gpu() else SIDE_BY_SIDE
+    for some in (given[at : at + at_once] for at in range(0, len(given), at_once)):
         with contextlib.ExitStack() as served:
             urls = [served.enter_context(reachable(*one, len(held_out), ("--dtype", "float32"))) for one in some]
             for (model, place), url in zip(some, urls, strict=True):
                 click.echo(f"evaluate {model.name} on {len(held_out)} people that nothing was trained on")
-                if (
-                    evaluate(config, model, held_out, place, source="held_out.jsonl", plain=plain, quiet=True, url=url)
-                    == 130
-                ):
+                code = evaluate(
+                    config, model, held_out, place, source="held_out.jsonl", plain=plain, quiet=True, url=url
+                )
+                if code == 130:
                     raise KeyboardInterrupt
     return places
 

@@ -18,7 +18,7 @@ import pytest
 from aloe_agents.errors import ConfigError
 from aloe_agents.guard import session_members
 from aloe_agents.pools import read_pool
-from aloe_agents.serving import local_model, served
+from aloe_agents.serving import local_model, on_gpu, served
 from aloe_agents.tree import read_trees
 from tests.test_cli import ALOE, ENVIRONMENT, aloe, one_line
 from tests.test_personas import OWN
@@ -71,7 +71,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])
 """
 
 
-@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="on a GPU all is as vLLM has it")
+@pytest.mark.skipif(on_gpu(), reason="on a GPU all is as vLLM has it")
 def test_models_load_side_by_side_and_small_ones_without_a_process_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
