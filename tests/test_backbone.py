@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -241,12 +242,7 @@ def test_the_oracle_sees_a_branch_that_looks_at_its_sibling() -> None:
         add_tree_backbone(model)
         tree = pack(rows)
         causal = np.full_like(tree.end, len(tree.end))
-        wrong = [
-            type(tree)(tokens=tree.tokens, positions=tree.positions, end=causal, places=tree.places, flat=tree.flat),
-            type(tree)(
-                tokens=tree.tokens, positions=np.arange(len(tree.end)), end=tree.end, places=tree.places, flat=1
-            ),
-        ]
+        wrong = [replace(tree, end=causal), replace(tree, positions=np.arange(len(tree.end)))]
         for packed in wrong:
             assert (answer_logps(model, collate([packed])) - expected).abs().max() > 1e-3
 
@@ -255,11 +251,19 @@ def test_a_first_batch_is_checked_against_its_flat_rows() -> None:
     model = made("Llama").train()
     add_tree_backbone(model)
     tree = pack(conversation(5, 3))
-    assert disagreement(model, tree) < 1e-4 and model.training
-    shuffled = type(tree)(
-        tokens=tree.tokens, positions=tree.positions[::-1].copy(), end=tree.end, places=tree.places, flat=tree.flat
-    )
-    assert disagreement(model, shuffled) > 1e-3
+    apart, unmasked = disagreement(model, tree)
+    assert apart < 1e-5 and unmasked > 1e-3 and model.training
+    shuffled = replace(tree, positions=tree.positions[::-1].copy())
+    assert disagreement(model, shuffled)[0] > 1e-3
+
+
+def test_in_bfloat16_the_check_tells_rounding_from_a_wrong_mask() -> None:
+    model = made("Qwen2", num_hidden_layers=12, initializer_range=0.2).to(torch.bfloat16)
+    add_tree_backbone(model)
+    tree = pack(conversation(5, 3))
+    apart, unmasked = disagreement(model, tree)
+    shuffled = replace(tree, positions=tree.positions[::-1].copy())
+    assert 1e-3 < apart < unmasked / 4 < disagreement(model, shuffled)[0]
 
 
 def test_what_would_be_silently_wrong_is_refused() -> None:

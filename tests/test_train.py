@@ -71,6 +71,22 @@ def test_sft_then_dpo_packed_and_flat_alike(place: Path, tmp_path: Path, lora: i
         assert dpo["loss_last"] < 0.69 and dpo["beta"] == 0.9
 
 
+def test_where_a_tree_is_not_its_rows_training_goes_on_with_rows(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(
+        place / "base", tmp_path / "dynamic"
+    )  # its rotations depend on how long a sequence is: a tree is longer
+    config = json.loads((place / "base/config.json").read_text())
+    rotations = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    config |= {"max_position_embeddings": 64, "rope_parameters": rotations}
+    (tmp_path / "dynamic/config.json").write_text(json.dumps(config))
+    found = train(plan(place, tmp_path / "out", model=str(tmp_path / "dynamic"), max_length=2000))
+    assert found["trained_on"] == "flat rows" and found["rows"] == 24 and found["packing_ratio"] is None
+    assert found["packed_apart_from_flat"] > 1e-3
+    assert "nat a token from flat rows with this model: training with flat rows" in capfd.readouterr().err
+
+
 def test_a_training_goes_on_from_its_checkpoint_to_the_same_loss(place: Path, tmp_path: Path) -> None:
     whole = train(plan(place, tmp_path / "whole", epochs=2.0))
     steps = whole["steps"] // 2

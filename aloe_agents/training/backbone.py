@@ -13,9 +13,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -176,6 +177,11 @@ def _blocks(rule: Any, end: Tensor) -> Any:
 
 def answer_logps(model: Any, batch: Batch) -> Tensor:
     """The log-probability of each answer under its prompt (A,), from one forward pass."""
+    return _token_logps(model, batch).sum(dim=1)
+
+
+def _token_logps(model: Any, batch: Batch) -> Tensor:
+    """Those of the tokens that the answers end with (A, L - 1), and 0 in other places."""
     hidden = model.base_model(
         tree_input_ids=batch.tree_input_ids,
         tree_position_ids=batch.tree_position_ids,
@@ -186,7 +192,7 @@ def answer_logps(model: Any, batch: Batch) -> Tensor:
     logps = torch.log_softmax(model.get_output_embeddings()(hidden[:, :-1]).float(), dim=-1)
     labels = batch.labels[:, 1:]
     picked = logps.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    return torch.where(labels >= 0, picked, torch.zeros_like(picked)).sum(dim=1)
+    return torch.where(labels >= 0, picked, torch.zeros_like(picked))
 
 
 def multiple_of(model: Any) -> int:
@@ -194,30 +200,36 @@ def multiple_of(model: Any) -> int:
     return BLOCK if model.config.get_text_config()._attn_implementation == FLEX else 1
 
 
-def disagreement(model: Any, tree: Packed, rows: int = 6) -> float:
-    """The largest difference between the log-probability of an answer in the packed tree and in a flat row, over the
-    first and last ``rows`` / 2 answers, with the model as it is. What a first batch is checked by.
+def disagreement(model: Any, tree: Packed, rows: int = 6) -> tuple[float, float]:
+    """How far the packed tree's log-probabilities are from those of flat rows, and how far they would be if every token saw
+    all before it: the second says what a mask is worth to this model, and the first what it came to.
+
+    In nat a token, the mean over an answer's tokens (what arithmetic alone makes of it does not grow with the answer); of
+    the first and last ``rows`` / 2 answers the one where it is largest, with the model as it is.
     """
     device = next(model.parameters()).device
-    chosen = sorted(
-        {*range(min(rows // 2, len(tree.places))), *range(max(0, len(tree.places) - rows // 2), len(tree.places))}
-    )
-    batch = collate([tree], multiple=multiple_of(model))
-    moved = Batch(**{name: getattr(batch, name).to(device) for name in Batch.__slots__})
+    places = tree.places
+    chosen = sorted({*range(min(rows // 2, len(places))), *range(max(0, len(places) - rows // 2), len(places))})
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            packed = answer_logps(model, moved)
-            largest = 0.0
-            for n in chosen:
-                last = int(tree.places[n][-1])
-                row = [k for k in range(last + 1) if last < tree.end[k]]
-                ids = torch.from_numpy(tree.tokens[row])[None].to(device)
-                logps = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0, :-1].float(), dim=-1)
-                picked = logps.gather(-1, ids[0, 1:, None])[:, 0]
-                flat = picked[-(len(tree.places[n]) - 1) :].sum()
-                largest = max(largest, float((packed[n] - flat).abs()))
+            flat = {n: _flat_logps(model, tree, n, device) for n in chosen}
+            far = []
+            for one in (tree, replace(tree, end=np.full_like(tree.end, len(tree.end)))):
+                batch = collate([one], multiple=multiple_of(model))
+                batch = Batch(**{name: getattr(batch, name).to(device) for name in Batch.__slots__})
+                packed, scored = _token_logps(model, batch), batch.labels[:, 1:] >= 0
+                far.append(max(float((packed[n][scored[n]] - flat[n]).abs().mean()) for n in chosen))
     finally:
         model.train(training)
-    return largest
+    return far[0], far[1]
+
+
+def _flat_logps(model: Any, tree: Packed, answer: int, device: torch.device) -> Tensor:
+    """The log-probabilities of an answer's tokens (L,), its row encoded by itself."""
+    last = int(tree.places[answer][-1])
+    row = [k for k in range(last + 1) if last < tree.end[k]]
+    ids = torch.from_numpy(tree.tokens[row])[None].to(device)
+    logps = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0, :-1].float(), dim=-1)
+    return logps.gather(-1, ids[0, 1:, None])[-(len(tree.places[answer]) - 1) :, 0]

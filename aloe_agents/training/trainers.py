@@ -201,8 +201,8 @@ def _packed_examples(conversations: Iterable[list[list[TokenRow]]]) -> Dataset:
     return Dataset.from_list(examples)
 
 
-def first_disagreement(trainer: TreeSFTTrainer | TreeDPOTrainer) -> float:
-    """How far the first conversation's answers are from their flat rows, by the model that is to be trained."""
+def first_disagreement(trainer: TreeSFTTrainer | TreeDPOTrainer) -> tuple[float, float]:
+    """``backbone.disagreement`` of the first conversation, by the model that is to be trained."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return disagreement(inner, _packed(trainer.train_dataset[0]))
