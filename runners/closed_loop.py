@@ -21,11 +21,11 @@ from aloe_agents.errors import ConfigError
 from aloe_agents.files import replacing
 from aloe_agents.personas import Persona, write_personas
 from aloe_agents.results import read_results
-from aloe_agents.runners.evaluate import Model, evaluate, reachable, show, wide
+from aloe_agents.runners.evaluate import evaluate, in_directory, reachable, show, wide
 from aloe_agents.runners.simulate import simulate
 from aloe_agents.runners.train import train
 from aloe_agents.runners.training_plan import Plan
-from aloe_agents.serving import local_model, on_gpu
+from aloe_agents.serving import on_gpu
 from aloe_agents.small_world import people
 from aloe_agents.tree import read_trees
 
@@ -98,8 +98,7 @@ def _evaluated(
     roles = {f"roles.{role}.endpoint": "scripted" for role in (*EVALUATION_ROLES, "candidate")}
     config = load_config(None, {**run, **roles, "roles.candidate.sampling": ANSWER}, EVALUATION_ROLES)
     places = [out / "evaluations" / model.name for model in models]
-    local = [local_model(model) for model in models]
-    given = [(Model(one.path.name, one.name, one), place) for one, place in zip(local, places, strict=True)]
+    given = [(in_directory(model), place) for model, place in zip(models, places, strict=True)]
     at_once = 1 if on_gpu() else SIDE_BY_SIDE
     for some in (given[at : at + at_once] for at in range(0, len(given), at_once)):
         with contextlib.ExitStack() as served:

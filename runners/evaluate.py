@@ -196,14 +196,19 @@ def show(console: Console, found: Comparison) -> None:
         console.print(Text(remark), soft_wrap=True)
 
 
+def in_directory(path: Path) -> Model:
+    """The model in the directory ``path``. Raises ConfigError where there is none."""
+    local = local_model(path)
+    return Model(local.path.name, local.name, local)
+
+
 def _model(given: str, config: Config) -> Model:
     """The model that was asked for. Raises ConfigError where it is neither an endpoint nor a directory with one."""
     if given in config.endpoints or given in SCRIPTED_MODELS:
         return Model(given, given)
     path = Path(given)
     if path.is_dir():
-        local = local_model(path)
-        return Model(local.path.name, local.name, local)
+        return in_directory(path)
     known = ", ".join([*config.endpoints, *SCRIPTED_MODELS])
     raise ConfigError(f"the model {given!r} is neither a directory nor an endpoint (there are {known})")
 

@@ -28,7 +28,7 @@ from aloe_agents.text import one_line
 from aloe_agents.training.preparing import fitted, mixed, read_rows, told
 from aloe_agents.training.rows import Form
 
-SINGLE, HALF, SHARE = 1e-4, 0.05, 0.25
+SINGLE, HALF, SHARE = 2e-5, 0.05, 0.25
 """Nat a token by which packed answers may differ from flat rows, in float32 and in bfloat16. There, deep models turn rounding
 into more than that (0.13 with 24 layers of random weights), so a share of what a missing mask would make of it will do."""
 POSITIVE = click.FloatRange(min=0, min_open=True)

@@ -62,7 +62,7 @@ def plan(place: Path, out: Path, **given: Any) -> Plan:
 def test_sft_then_dpo_packed_and_flat_alike(place: Path, tmp_path: Path, lora: int) -> None:
     packed, flat = (train(plan(place, tmp_path / packing, packing=packing, lora=lora)) for packing in ("tree", "flat"))
     assert packed["rows"] == flat["rows"] == 24 and packed["conversations"] == 8 and packed["packing_ratio"] > 1.5
-    assert packed["loss_last"] < packed["loss_first"] and packed["packed_apart_from_flat"] < 1e-3
+    assert packed["loss_last"] < packed["loss_first"] and packed["packed_apart_from_flat"] < 1e-5
     assert (tmp_path / "tree/adapter_config.json").exists() is bool(lora)
     assert json.loads((tmp_path / "tree/training.json").read_text()) == packed
     if not lora:
@@ -74,9 +74,8 @@ def test_sft_then_dpo_packed_and_flat_alike(place: Path, tmp_path: Path, lora: i
 def test_where_a_tree_is_not_its_rows_training_goes_on_with_rows(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(
-        place / "base", tmp_path / "dynamic"
-    )  # its rotations depend on how long a sequence is: a tree is longer
+    # rotations that depend on how long a sequence is: a tree is longer than its rows
+    shutil.copytree(place / "base", tmp_path / "dynamic")
     config = json.loads((place / "base/config.json").read_text())
     rotations = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
     config |= {"max_position_embeddings": 64, "rope_parameters": rotations}
