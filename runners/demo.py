@@ -16,7 +16,7 @@ from aloe_agents.proposals import KINDS, Kind
 from aloe_agents.results import read_results
 from aloe_agents.runners.evaluate import Model, benchmark, evaluate, show, wide
 from aloe_agents.runners.personas.grow import grow
-from aloe_agents.runners.simulate import simulate
+from aloe_agents.runners.simulate import SETTLED, resume_line, simulate
 from aloe_agents.tree import read_trees
 
 
@@ -34,23 +34,31 @@ def command(out: Path | None, seed: int, turns: int, trained: bool, plain: bool)
     aloe demo
     aloe demo --train --out loop
     """
-    out = out or Path(tempfile.mkdtemp(prefix="aloe-demo-"))
-    if trained:
-        from aloe_agents.runners.closed_loop import Scale, close_loop
+    if out is None:
+        out = Path(tempfile.mkdtemp(prefix="aloe-demo-"))
+        click.get_current_context().meta[SETTLED] = ["--out", str(out)]
+    try:
+        return _closed_loop(out, seed, turns) if trained else _simulated(out, seed, turns, plain)
+    except KeyboardInterrupt:
+        click.echo(f"Resume with:  {resume_line()}")
+        return 130
 
-        try:
-            _, claims = close_loop(out, Scale(seed=seed, turns=turns))
-        except KeyboardInterrupt:
-            click.echo(f"\nWhat is done is in {out}: the same command with --out {out} goes on from there")
-            return 130
-        return 0 if all(claim.holds for claim in claims) else 1
+
+def _closed_loop(out: Path, seed: int, turns: int) -> int:
+    from aloe_agents.runners.closed_loop import Scale, close_loop
+
+    _, claims = close_loop(out, Scale(seed=seed, turns=turns))
+    return 0 if all(claim.holds for claim in claims) else 1
+
+
+def _simulated(out: Path, seed: int, turns: int, plain: bool) -> int:
     roles = ("role_player", "induction", "preferred", "rejected", "judge")
     overrides = {"run.seed": seed, "run.turns": turns, **{f"roles.{role}.endpoint": "scripted" for role in roles}}
     watched = not plain and sys.stdout.isatty()
     pools = [_grown(kind, out / "pools" / f"{kind}.jsonl", seed, plain) for kind in KINDS]
     users = sample_personas(pools[0], pools[1], 24, seed)
     code = simulate(load_config(None, overrides), users, out, plain=plain, latency=0.15 if watched else 0.0)
-    if code == 130:
+    if code == 130:  # which said with what to go on
         return code
     _show_scores(out, turns)
     _compared(out / "evaluation", seed, turns)
@@ -61,7 +69,8 @@ def command(out: Path | None, seed: int, turns: int, trained: bool, plain: bool)
 def _grown(kind: Kind, pool: Path, seed: int, plain: bool) -> list[str]:
     """A pool that grew from the package's seeds to twice its size."""
     config = load_config(None, {"run.seed": seed, "pool.target": 40, "pool.embedder": "lexical"}, POOL_ROLES)
-    grow(config, kind, pool, plain=plain, quiet=True)
+    if grow(config, kind, pool, plain=plain, quiet=True) == 130:
+        raise KeyboardInterrupt
     texts, _ = read_pool(pool)
     click.echo(f"{pool}: {len(texts)} {kind}, half of them proposed by a generator and unlike all others")
     return texts
@@ -74,7 +83,9 @@ def _compared(out: Path, seed: int, turns: int) -> None:
     places = []
     for name in ("scripted-generic", "scripted-adaptive"):
         places.append(out / name)
-        evaluate(config, Model(name, name), benchmark()[:20], places[-1], source="the package's benchmark", quiet=True)
+        model, cases = Model(name, name), benchmark()[:20]
+        if evaluate(config, model, cases, places[-1], source="the package's benchmark", quiet=True) == 130:
+            raise KeyboardInterrupt
     click.echo()
     show(wide(), compare([read_results(place) for place in places]))
 

@@ -32,6 +32,9 @@ from aloe_agents.runners.local import Local
 GRACE = 30.0
 """Seconds for what is in flight to land after the first interrupt."""
 
+SETTLED = "aloe_agents.settled"
+"""Where a command notes, in ``click.Context.meta``, the options that it chose itself: for ``resume_line``."""
+
 
 class Engine(Protocol):
     """What holds the conversations and their journal: ``local.Local`` here, ``ray.Cluster`` on many machines."""
@@ -265,8 +268,9 @@ def loop_runner() -> asyncio.Runner:
 
 
 def resume_line() -> str:
-    """The command that was given."""
-    return shlex.join(["aloe", *sys.argv[1:]])
+    """The command that was given, with the options that it chose itself."""
+    context = click.get_current_context(silent=True)
+    return shlex.join(["aloe", *sys.argv[1:], *(context.meta.get(SETTLED, []) if context else [])])
 
 
 def _people(

@@ -73,7 +73,7 @@ def test_an_interrupt_ends_the_loop(tmp_path: Path) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command with --out loop goes on from there" in said, said
+    assert process.returncode == 130 and "Resume with:  aloe demo --train --out loop\n" in said, said
     assert "sft" not in said and not (tmp_path / "loop/models").exists()
 
 

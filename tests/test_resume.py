@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import random
+import shlex
 import signal
 import sqlite3
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +18,10 @@ from typing import Any
 
 import orjson
 import pytest
+from click.testing import CliRunner
 
 from aloe_agents.personas import Persona
+from aloe_agents.runners import demo
 from aloe_agents.scripted_server import make_app, serve
 from tests.casts import people
 
@@ -151,6 +155,25 @@ async def test_an_interrupt_lets_what_is_in_flight_land_and_pays_for_nothing_aft
         resumed = await run(command, out)
         assert resumed[0] == 0
         assert set(counting.seen.values()) == {1}
+
+
+@pytest.mark.parametrize("step", ["grow", "evaluate"])
+def test_an_interrupted_demo_ends_there_and_names_the_directory_it_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(sys, "argv", ["aloe", "demo", "--turns", "2", "--plain"])
+    with monkeypatch.context() as patched:
+        patched.setattr(demo, step, lambda *_, **__: 130)
+        done = CliRunner().invoke(demo.command, sys.argv[2:], standalone_mode=False)
+    assert done.return_value == 130, done.output
+    (out,) = tmp_path.iterdir()
+    *before, last = done.output.splitlines()
+    assert last == f"Resume with:  aloe demo --turns 2 --plain --out {out}"
+    assert bool(before) == (step == "evaluate")
+    assert CliRunner().invoke(demo.command, shlex.split(last)[4:], standalone_mode=False).return_value == 0
+    assert list(tmp_path.iterdir()) == [out]
 
 
 async def test_an_edited_prompt_asks_anew_only_what_it_touches(tmp_path: Path) -> None:
