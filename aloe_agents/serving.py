@@ -33,7 +33,8 @@ PATIENCE = 1800.0
 STOP = 60.0
 LAST_LINES = 15
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_HOST_IP": "127.0.0.1"}
-_CPU = {"VLLM_CPU_KVCACHE_SPACE": "2"}  # GiB; by itself vLLM wants nearly all memory
+_CPU = {"VLLM_CPU_KVCACHE_SPACE": "2"}  # GiB; left alone vLLM wants nearly all memory
+FETCH = "a model of the hub is fetched first: hf download NAME --local-dir DIR"
 _SMALL = 256 << 20
 _SMALL_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 """For weights of up to ``_SMALL`` bytes: no process for the executor alone. It is there to bind threads to cores, from
@@ -76,6 +77,7 @@ def local_model(path: Path) -> LocalModel:
     if not (path / "config.json").is_file():
         raise ConfigError(
             f"{path} holds no model: there is neither a config.json (transformers) nor an adapter_config.json (LoRA)"
+            + ("" if path.is_dir() else f"; {FETCH}")
         )
     _read(path / "config.json")
     if not holds_weights(path):

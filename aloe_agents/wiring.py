@@ -38,8 +38,10 @@ class Expansion(Agent, typing.Protocol):
         """The labels that go on at a node, where that is known before the answers exist; else None."""
 
 
-def says(agent: Agent) -> tuple[Said, ...] | None:
-    """What an agent may say: its ``says``, or the return annotation of ``respond``; None where neither tells."""
+def says(agent: Agent | type[Agent]) -> tuple[Said, ...] | None:
+    """What an agent, or a class of them, may say: its ``says``, or the return annotation of ``respond``; None where neither
+    tells.
+    """
     if (declared := getattr(agent, "says", None)) is not None:
         return _listed(declared)
     try:
@@ -58,7 +60,11 @@ def check(agents: Sequence[Agent], labels: Iterable[str] = ()) -> None:
     names = [agent.name for agent in agents]
     for name in names:
         if not name or names.count(name) > 1:
-            raise WiringError(f"two agents are called {name!r}" if name else "an agent has no name")
+            raise WiringError(
+                f"two agents are called {name!r}: give one another name (options.name)"
+                if name
+                else "an agent has no name"
+            )
     spoken = [says(agent) for agent in agents]
     if None in spoken:  # somebody may say anything
         return

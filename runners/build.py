@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +18,19 @@ from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.errors import ConfigError
 from aloe_agents.expansion import Beam, Full, RandomPath
 from aloe_agents.http_model import HttpModel, is_loopback
+from aloe_agents.messages import Scored
 from aloe_agents.model import ChatModel
 from aloe_agents.openai_model import OpenAIModel, connections
 from aloe_agents.personas import Persona
 from aloe_agents.proposals import KINDS
 from aloe_agents.scripted import ScriptedModel
-from aloe_agents.wiring import Expansion, check
+from aloe_agents.wiring import Expansion, check, says
 
 if TYPE_CHECKING:
     from aloe_agents.embedding import Embedder  # numpy: not for those who embed nothing
 
 LIKELY = 256
-_CLASSES: Mapping[str, type] = {
+_CLASSES: Mapping[str, type[Agent]] = {
     "role_player": roles.RolePlayer,
     "induction": roles.Induction,
     "preferred": roles.Preferred,
@@ -84,8 +86,10 @@ def build_cast(config: Config, endpoints: Mapping[str, Endpoint], folder: Path |
     """One agent a configured role. ``folder`` is where classes of one's own are looked for first."""
     cast = []
     for name, role in config.roles.items():
-        cls = _load(name, role.class_, folder) if role.class_ else _CLASSES[name]
+        cls = _class(name, role, folder)
         arguments: dict[str, Any] = dict(role.options)
+        if "name" in inspect.signature(cls).parameters:
+            arguments.setdefault("name", name)
         if role.endpoint:
             endpoint = endpoints[role.endpoint]
             arguments["model"] = endpoint.using(role.sampling) if role.sampling else endpoint
@@ -96,6 +100,17 @@ def build_cast(config: Config, endpoints: Mapping[str, Endpoint], folder: Path |
         except TypeError as error:
             raise ConfigError(f"role {name!r} cannot be made from {cls.__name__}: {error}") from None
     return cast
+
+
+def judges(config: Config, folder: Path | None = None) -> dict[str, str]:
+    """The roles whose agents say ``Scored``, by the agents' names."""
+    found = {}
+    for name, role in config.roles.items():
+        cls = _class(name, role, folder)
+        if any(kind is Scored for kind, _ in says(cls) or ()):
+            own = getattr(cls, "name", None)
+            found[str(role.options.get("name", own if isinstance(own, str) else name))] = name
+    return found
 
 
 def build_expansion(config: Config) -> Expansion:
@@ -176,6 +191,11 @@ def build_embedder(spec: str, config: Config, folder: Path | None = None) -> Emb
         embedder: Embedder = thing if hasattr(thing, "embed") else SentenceEmbedder(thing, spec)
         return embedder
     return SentenceEmbedder(spec)
+
+
+def _class(name: str, role: RoleTable, folder: Path | None) -> type[Agent]:
+    cls: type[Agent] = _load(name, role.class_, folder) if role.class_ else _CLASSES[name]
+    return cls
 
 
 def _load(name: str, dotted: str, folder: Path | None) -> Any:

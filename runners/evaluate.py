@@ -35,7 +35,7 @@ from aloe_agents.reading import Reading
 from aloe_agents.results import FILE, SCHEMA, cases_of, digest_of, figures, read_results, write_results
 from aloe_agents.runners import build
 from aloe_agents.runners.simulate import check_settings, simulate
-from aloe_agents.serving import LocalModel, last_lines, local_model, served
+from aloe_agents.serving import FETCH, LocalModel, last_lines, local_model, served
 from aloe_agents.text import inert
 
 LOG = "vllm.log"
@@ -60,9 +60,9 @@ class Model:
               "a transformers model or a LoRA adapter; may be given several times.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's directory; with several models one "
               "in it for each.")  # fmt: skip
-@click.option("--cases", type=click.Path(path_type=Path), help="Personas (JSONL); by itself the package's 100.")
+@click.option("--cases", type=click.Path(path_type=Path), help="Personas (JSONL; default: the package's 100).")
 @click.option("--count", type=click.IntRange(1), help="Only so many of the cases, the first.")
-@click.option("--turns", type=click.IntRange(1), help="K (run.turns, 10 by itself).")
+@click.option("--turns", type=click.IntRange(1), help="K (run.turns; default: 10).")
 @click.option("--seed", type=int, help="run.seed")
 @click.option("--user", metavar="ENDPOINT", help="Who plays the users, in place of roles.role_player's endpoint.")
 @click.option("--judge", "judges", multiple=True, metavar="ENDPOINT", help="Who judges, in place of roles.judge's endpoint; "
@@ -71,7 +71,7 @@ class Model:
               "probabilities.")  # fmt: skip
 @click.option("--system", type=click.Path(path_type=Path), help="A prompt file with a ## system section for the model.")
 @click.option("--overflow", type=click.Choice(["cut", "fail"]), help="When the model's context is full: leave out its oldest "
-              "turns (by itself), or fail.")  # fmt: skip
+              "turns (the default), or fail.")  # fmt: skip
 @click.option("--normalisation", type=click.Choice(["all", "running"]), default="all", show_default=True)
 @click.option("--vllm", "vllm_options", default="", metavar="OPTIONS", help="Added to vLLM's command line.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the configuration.")
@@ -166,7 +166,7 @@ def evaluate(
         resolved = _candidate(config, model, found())
         code = simulate(resolved, cases, out, folder=folder, force=force, plain=plain, quiet=quiet)
     if code != 130:
-        write_results(out / FILE, _results(resolved, model, cases, out, source, normalisation))
+        write_results(out / FILE, _results(resolved, model, cases, out, source, normalisation, folder))
         if not quiet:
             click.echo(f"{out / FILE}")
     return code
@@ -210,7 +210,7 @@ def _model(given: str, config: Config) -> Model:
     if path.is_dir():
         return in_directory(path)
     known = ", ".join([*config.endpoints, *SCRIPTED_MODELS])
-    raise ConfigError(f"the model {given!r} is neither a directory nor an endpoint (there are {known})")
+    raise ConfigError(f"the model {given!r} is neither a directory nor an endpoint (there are {known}); {FETCH}")
 
 
 def _paneled(config: Config, judges: Sequence[str], expected: bool) -> Config:
@@ -274,12 +274,18 @@ def _over(out: Path, cases: int) -> bool:
 
 
 def _results(
-    config: Config, model: Model, cases: Sequence[Persona], out: Path, source: str, normalisation: Any
+    config: Config,
+    model: Model,
+    cases: Sequence[Persona],
+    out: Path,
+    source: str,
+    normalisation: Any,
+    folder: Path | None,
 ) -> dict[str, Any]:
-    judges = list(_judge_roles(config))
+    judges = build.judges(config, folder)
     with contextlib.closing(Reading(out)) as reading:
         accounting = reading.accounting()
-        rows = cases_of(reading.trees(), cases, config.run.turns, judges)
+        rows = cases_of(reading.trees(), cases, config.run.turns, list(judges))
         began, finished = reading.origin, reading.finished
     counted = (
         "requested",
@@ -306,7 +312,7 @@ def _results(
         "seed": config.run.seed,
         "normalisation": normalisation,
         "user": _identity(config, "role_player"),
-        "judged_by": {name: _identity(config, role) for name, role in _judge_roles(config).items()},
+        "judged_by": {name: _identity(config, role) for name, role in judges.items()},
         "judges": figures(rows, normalisation),
         "accounting": {name: accounting[name] for name in counted},
         "turns_with_cut_history": sum(row["turns_with_cut_history"] for row in rows),
@@ -317,15 +323,6 @@ def _results(
             "seconds": round(finished, 3) if finished is not None else None,
         },
         "per_case": rows,
-    }
-
-
-def _judge_roles(config: Config) -> dict[str, str]:
-    """Names of the judges, as agents, and of their roles in the configuration."""
-    return {
-        str(role.options.get("name", name)): name
-        for name, role in config.roles.items()
-        if name == "judge" or name.startswith("judge-")
     }
 
 

@@ -117,6 +117,32 @@ async def test_interrupted_and_resumed_it_gives_the_same_results(tmp_path: Path)
     assert sum(count > 1 for count in counting.seen.values()) <= 8
 
 
+def test_whoever_says_scored_is_a_judge(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from aloe_agents import Answered, Scene, Scored\n"
+        "class Strict:\n"
+        "    name, hears = 'strict', (Answered,)\n"
+        "    async def respond(self, heard: Answered, scene: Scene) -> Scored:\n"
+        "        return Scored.of(heard, judge=self.name, score=1)\n"
+    )
+    (tmp_path / "aloe.toml").write_text(
+        "[roles]\nrole_player.endpoint = 'scripted'\njudge.endpoint = 'scripted'\n"
+        "[roles.style]\nclass = 'aloe_agents.roles:Judge'\nendpoint = 'scripted'\n"
+        "[roles.third]\nclass = 'own:Strict'\n"
+    )
+    done = aloe("evaluate aloe.toml --model scripted-adaptive --count 2 --turns 2 --plain --out ev", tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "ev/results.json").read_text())
+    assert list(results["judges"]) == ["mean", "judge", "style", "strict"]
+    assert list(results["judged_by"]) == ["judge", "style", "strict"]
+    assert results["judges"]["strict"]["average"]["value"] == 1
+    assert results["judges"]["style"]["average"] == results["judges"]["judge"]["average"]
+    assert (
+        "class" in results["judged_by"]["strict"]
+        and results["judged_by"]["style"]["class"] == "aloe_agents.roles:Judge"
+    )
+
+
 async def test_a_panel_gives_each_judges_scores_and_their_mean_and_missing_ones_are_counted(tmp_path: Path) -> None:
     async with serve(make_app()) as url, serve(make_app(max_model_len=387)) as narrow:
         (tmp_path / "aloe.toml").write_text(
