@@ -60,7 +60,7 @@ def compare(
     force: bool = False,
     normalisation: Normalisation = "all",
 ) -> Comparison:
-    """Compare evaluations of the same cases by the scores of ``judge`` (by itself the first that all of them have).
+    """Compare evaluations of the same cases by the scores of ``judge`` (default: the first that all of them have).
 
     Raises ConfigError, saying what differs, for evaluations of different cases or turns, or by different judges; with
     ``force`` what they share is compared.

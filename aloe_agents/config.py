@@ -60,7 +60,7 @@ class RunTable(_Table):
     width: Positive = 2
     """Of a beam."""
     live: Positive | Literal["auto"] = AUTO
-    """Conversations at once, counted by their open leaves; by itself four times what the endpoints take."""
+    """Conversations at once, counted by their open leaves; ``auto``: four times what the endpoints take."""
 
 
 class PriceTable(_Table):
@@ -118,7 +118,7 @@ class PoolTable(_Table):
     """``[pool]``: how pools grow and are compared."""
 
     target: Positive | None = None
-    """Members at which growth ends; by itself the paper's 330 profiles or 71 personalities."""
+    """Members at which growth ends; default: the paper's 330 profiles or 71 personalities."""
     examples: Positive = 5
     wanted: Positive = 20
     """Items that a round asks for."""
@@ -130,7 +130,7 @@ class PoolTable(_Table):
     threshold: Similar = 0.6
     similarity: Literal["centred", "raw", "off"] = "centred"
     embedder: str | None = None
-    """A model of sentence-transformers, ``lexical``, ``endpoint:NAME`` or ``module:thing``; by itself what the pool's
+    """A model of sentence-transformers, ``lexical``, ``endpoint:NAME`` or ``module:thing``; default: what the pool's
     vectors were made with, or else all-MiniLM-L6-v2."""
     calls: Positive | None = None
     """Budget of a growth; so are the next two."""

@@ -102,7 +102,7 @@ def measure(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Measured:
-    """All figures of a table (cases, turns), with bootstrap intervals over ``clusters`` (by itself each case is one).
+    """All figures of a table (cases, turns), with bootstrap intervals over ``clusters`` (default: each case is one).
 
     Raises ValueError for a table without a case or a turn, or with another number of clusters than cases.
     """

@@ -68,7 +68,7 @@ def read_items(path: Path | str, *, field: str | None = None, skip_bad: bool = F
 
     The file's ending says what it is: ``.csv``, ``.tsv``, ``.parquet``, ``.json`` (a list); anything else is JSONL
     (each line a string or an object), or plain text with an item a line. ``field`` names the field or column with the
-    texts; by itself it is the one of ``FIELDS`` that is there. A line that holds several JSON values one after
+    texts (default: the one of ``FIELDS`` that is there). A line that holds several JSON values one after
     another, as one line of the published ALOE profiles does, counts as that many items, and a remark says so.
     Items without an id are called by their place. Raises ConfigError, naming the line, for what is no item.
     """

@@ -21,7 +21,7 @@ class HistoryCut(Message):
 
 
 class Candidate:
-    """Answers as any assistant would. ``prompt`` names a file with a ``## system`` section, by itself there is none.
+    """Answers as any assistant would. ``prompt`` names a file with a ``## system`` section (default: none).
 
     Where the context overflows, ``overflow`` says what happens: ``cut`` leaves the oldest turns out, one after another,
     and says so (HistoryCut); ``fail`` lets the case fail. Some chat templates know no system message: when the server

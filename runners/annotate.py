@@ -47,7 +47,7 @@ def sample(directory: Path, out: Path, per_turn: int, label: str, seed: int) -> 
 @command.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("sheets", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("--judge", help="Whose scores the sheets are compared with; by itself the only judge there is.")
+@click.option("--judge", help="Whose scores the sheets are compared with (default: the only judge there is).")
 @click.option("--label", default=CANDIDATE, show_default=True)
 def agree(directory: Path, sheets: Sequence[Path], judge: str | None, label: str) -> None:
     """Cohen's kappa, plain and with quadratic weights: each annotator against the judge, and among themselves.

@@ -19,8 +19,8 @@ FORMS = {".md": as_markdown, ".csv": as_csv, ".tex": as_latex}
 
 @click.command()
 @click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
-@click.option("--judge", help="Whose scores; by itself the first that all were scored by.")
-@click.option("--baseline", metavar="MODEL", help="What the others are compared with; by itself the first.")
+@click.option("--judge", help="Whose scores (default: the first that all were scored by).")
+@click.option("--baseline", metavar="MODEL", help="What the others are compared with (default: the first).")
 @click.option("--out", "outs", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
               help="Write the table (.md, .csv, .tex) or the curves (.png, .svg, .pdf); may be given several times.")  # fmt: skip
 @click.option("--normalisation", type=click.Choice(["all", "running"]), default="all", show_default=True)

@@ -19,6 +19,7 @@ from aloe_agents.training.writing import card, writer
 from aloe_agents.tree import Tree, read_trees
 
 CARD = "README.md"
+ROWS = (".jsonl", ".parquet")
 
 
 @click.command()
@@ -29,7 +30,7 @@ CARD = "README.md"
               "directory.")  # fmt: skip
 @click.option("--judge", help="Whose scores make the margin, where several judged.")
 @click.option("--min-margin", type=float, help="Leave out turns whose answers' scores differ by less.")
-@click.option("--per-persona", type=click.IntRange(1), help="At most so many rows of one persona.")
+@click.option("--per-persona", type=click.IntRange(1), help="At most so many turns of one persona.")
 @click.option("--validation", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Share of the personas to set "
               "aside.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split and the cap.")
@@ -50,6 +51,9 @@ def command(
     aloe export runs/first --to aloe --out conversations.jsonl
     """
     if form == "aloe":
+        given = {"--judge": judge, "--min-margin": min_margin, "--per-persona": per_persona, "--validation": validation}
+        if of_rows := [name for name, value in given.items() if value]:
+            raise ConfigError(f"--to aloe writes whole conversations, and takes no {', '.join(of_rows)}")
         _authors(directory, out)
         return
     kind = next(known for known in FORMS if known == form)
@@ -81,6 +85,8 @@ class _Trees:
 def _rows(directory: Path, form: Form, out: Path, judge: str | None, chosen: Filter) -> None:
     trees = _Trees(directory)
     in_folder = out.is_dir() or not out.suffix
+    if not in_folder and out.suffix not in ROWS:
+        raise ConfigError(f"{out}: rows are written to {' or '.join(ROWS)} files, or into a directory")
     train = out / "train.jsonl" if in_folder else out
     files = {"train": train}
     if chosen.validation:

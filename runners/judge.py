@@ -34,7 +34,7 @@ FOLDER = "judged"
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--judge", "endpoint", required=True, metavar="ENDPOINT", help="Who judges.")
 @click.option("--config", type=click.Path(path_type=Path), help="The TOML file with the endpoint.")
-@click.option("--name", help="What the judge is called in the results; by itself as its endpoint.")
+@click.option("--name", help="What the judge is called in the results (default: as its endpoint).")
 @click.option("--prompt", type=click.Path(path_type=Path), help="Another prompt than the built-in one.")
 @click.option("--passes", type=click.IntRange(1), default=1, show_default=True, help="How often each answer is judged.")
 @click.option("--expected", is_flag=True, help="Scores are expectations over the judge's digits.")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import math
 import os
 import sys
 from collections import Counter
@@ -22,7 +21,15 @@ import orjson
 from aloe_agents.config import parse_override
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.files import replacing
-from aloe_agents.runners.training_plan import SUMMARY, Plan, begun, check_arguments, contents_of, share_of
+from aloe_agents.runners.training_plan import (
+    SUMMARY,
+    Plan,
+    begun,
+    check_arguments,
+    contents_of,
+    last_checkpoint,
+    share_of,
+)
 from aloe_agents.serving import holds_weights
 from aloe_agents.text import one_line
 from aloe_agents.training.preparing import fitted, mixed, read_rows, told
@@ -52,13 +59,13 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     help="Conversations of other kinds (agent data): a file, or a data set on the hub, and their share of the rows.",
 )
 @click.option("--packing", type=click.Choice(["tree", "flat"]), default="tree", show_default=True)
-@click.option("--attention", type=click.Choice(["sdpa", "flex_attention"]), default="sdpa", show_default=True,
-              help="flex_attention needs a GPU.")  # fmt: skip
+@click.option("--attention", type=click.Choice(["auto", "sdpa", "flex_attention", "eager"]), default="auto", show_default=True,
+              help="auto: sdpa for trees, of flat rows what the model prefers. flex_attention needs a GPU.")  # fmt: skip
 @click.option("--learning-rate", type=POSITIVE, default=1e-5, show_default=True, help="Linear to 0.")
 @click.option("--batch", type=click.IntRange(1), default=48, show_default=True, help="Turns of an optimizer step.")
 @click.option("--epochs", type=POSITIVE, help="3 for SFT, 1 for DPO.")
 @click.option("--beta", type=POSITIVE, default=0.9, show_default=True, help="Of DPO.")
-@click.option("--max-length", type=click.IntRange(2), help="Tokens of a row; by itself what the model takes.")
+@click.option("--max-length", type=click.IntRange(2), help="Tokens of a row (default: what the model takes).")
 @click.option("--too-long", type=click.Choice(["shorten", "drop", "refuse"]), default="shorten", show_default=True,
               help="shorten leaves out a row's oldest turns; an answer is never cut.")  # fmt: skip
 @click.option(
@@ -95,15 +102,16 @@ def train(plan: Plan) -> dict[str, Any]:
     if plan.method == "dpo" and (share or plan.answers != "preferred"):
         raise ConfigError("--mix and --answers are for sft: dpo learns from pairs of a preferred and a rejected answer")
     contents = contents_of(plan, share)
-    if (over := begun(plan, contents)) is not None:
-        _show(over)
-        return over
+    before = begun(plan, contents) or {}
+    if "steps" in before:
+        _show(before)
+        return before
     form: Form = "dpo" if plan.method == "dpo" else "sft-rejected" if plan.answers == "rejected" else "sft"
     given, left = read_rows(Path(plan.data), form, plan.min_margin, plan.judge)
     _require()  # takes seconds to import: what can be said without it has been said
     check_arguments(plan)
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers import AutoTokenizer, set_seed
 
     from aloe_agents.runners.training_progress import quiet, shown
 
@@ -117,26 +125,36 @@ def train(plan: Plan) -> dict[str, Any]:
     if share is not None:
         given = mixed(given, *share, plan.seed)
     on_gpu = torch.cuda.is_available()
+    if plan.attention == "flex_attention" and not on_gpu:
+        raise ConfigError("--attention flex_attention needs a GPU: it has no backward pass on processors")
     # all weights are trained in float32 under bfloat16 autocast: steps of 1e-5 are lost on bfloat16 weights
     dtype = torch.bfloat16 if on_gpu and plan.lora else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(plan.model, dtype=dtype, attn_implementation=plan.attention)
+    model = _model(plan, dtype)
     longest = plan.max_length or int(getattr(model.config.get_text_config(), "max_position_embeddings", 4096))
     kept, counts = fitted(given, tokenizer, longest, plan.too_long)
+    shortened = counts.pop("shortened", 0)
     if not kept:
         raise ConfigError(f"no row is left to train on: {told(left.out + counts)}")
     trainer, ratio, (apart, unmasked) = _trainer(plan, model, tokenizer, kept, on_gpu)
-    if apart > (max(HALF, SHARE * unmasked) if dtype is torch.bfloat16 else SINGLE):
+    if not apart <= (max(HALF, SHARE * unmasked) if dtype is torch.bfloat16 else SINGLE):  # nan is no agreement
         _say(
             f"aloe: packed answers are {apart:.3g} nat a token from flat rows with this model: training with flat rows"
         )
         del trainer, model  # or a GPU holds two
         gc.collect()
         torch.cuda.empty_cache()
-        model = AutoModelForCausalLM.from_pretrained(plan.model, dtype=dtype, attn_implementation=plan.attention)
-        trainer, ratio, _ = _trainer(replace(plan, packing="flat"), model, tokenizer, kept, on_gpu)
+        flat = replace(plan, packing="flat")
+        trainer, ratio, _ = _trainer(flat, _model(flat, dtype), tokenizer, kept, on_gpu)
     elif ratio:
         _say(f"packed {ratio:.2f} to 1; the first conversation is {apart:.1e} nat a token from its flat rows")
-    asked = {**asdict(plan), "contents": contents}
+    args = trainer.args
+    examples = args.per_device_train_batch_size * args.gradient_accumulation_steps * _processes()
+    if (then := before.get("examples_per_step", examples)) != examples:
+        raise ConfigError(
+            f"{plan.out} was begun with steps of {then} {'conversations' if ratio else 'rows'}, and with {_processes()} "
+            f"processes they would be of {examples}: run it on as many as before, or choose another --out"
+        )
+    asked = {**asdict(plan), "contents": contents, "examples_per_step": examples}
     _write(plan, asked)
     last = last_checkpoint(Path(plan.out))
     try:
@@ -169,10 +187,12 @@ def train(plan: Plan) -> dict[str, Any]:
         "trained_on": "packed trees" if ratio else "flat rows",
         "rows": len(kept),
         "conversations": len({row["conversation"] for row in kept}),
+        "shortened": shortened,
         "left_out": dict(left.out + counts),
         "packing_ratio": round(ratio, 3) if ratio else None,
         "packed_apart_from_flat": apart if plan.packing == "tree" else None,
         "steps": result.global_step,
+        "turns_per_step": round(examples * len(kept) / len(trainer.train_dataset), 1) if ratio else examples,
         "loss_first": losses[0] if losses else None,
         "loss_last": losses[-1] if losses else None,
         "seconds": round(result.metrics.get("train_runtime", 0.0), 1),
@@ -180,12 +200,6 @@ def train(plan: Plan) -> dict[str, Any]:
     _write(plan, summary)
     _show(summary)
     return summary
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """The last checkpoint that was written to its end: its state is written last."""
-    whole = [place for place in out.glob("checkpoint-*") if (place / "trainer_state.json").is_file()]
-    return max(whole, key=lambda place: int(place.name.rpartition("-")[2]), default=None)
 
 
 def _write(plan: Plan, summary: dict[str, Any]) -> None:
@@ -225,6 +239,18 @@ def _template(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
+def _model(plan: Plan, dtype: Any) -> Any:
+    """The model that is to be trained, with the attention that its rows need."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    attention: str | None = plan.attention
+    if plan.attention == "auto":
+        config = AutoConfig.from_pretrained(plan.model).get_text_config()
+        capped = getattr(config, "attn_logit_softcapping", None)  # which sdpa would leave out
+        attention = "sdpa" if plan.packing == "tree" else "eager" if capped else None
+    return AutoModelForCausalLM.from_pretrained(plan.model, dtype=dtype, attn_implementation=attention)
+
+
 def _trainer(
     plan: Plan, model: Any, tokenizer: Any, kept: list[dict[str, Any]], on_gpu: bool
 ) -> tuple[Any, float | None, tuple[float, float]]:
@@ -238,7 +264,11 @@ def _trainer(
     data = Dataset.from_list([{**{name: row[name] for name in names}, GROUP: row["conversation"]} for row in kept])
     sizes = Counter(row["conversation"] for row in kept)
     tree = plan.packing == "tree"
-    at_once = plan.arguments.get("per_device_train_batch_size", 1 if tree else min(4, plan.batch))
+    at_once = plan.arguments.get(
+        "per_device_train_batch_size", 1 if tree else max(n for n in (1, 2, 3, 4) if plan.batch % n == 0)
+    )
+    if type(at_once) is not int or at_once < 1:
+        raise ConfigError(f"--set per_device_train_batch_size: a number of 1 or more, not {at_once!r}")
     # of an example: DPO makes its examples as long as most conversations are
     length = Counter(sizes.values()).most_common(1)[0][0] if plan.method == "dpo" else sum(sizes.values()) / len(sizes)
     turns = at_once * (length if tree else 1)
@@ -248,7 +278,7 @@ def _trainer(
         "lr_scheduler_type": "linear",
         "num_train_epochs": plan.epochs,
         "per_device_train_batch_size": at_once,
-        "gradient_accumulation_steps": max(1, math.ceil(plan.batch / turns / _processes())),
+        "gradient_accumulation_steps": max(1, round(plan.batch / turns / _processes())),
         "max_length": None,
         "seed": plan.seed,
         "bf16": on_gpu,
@@ -279,10 +309,11 @@ def _trainer(
         kinds = (TreeDPOTrainer if tree else DPOTrainer, DPOConfig,
                  {"beta": plan.beta, "precompute_ref_log_probs": early})  # fmt: skip
     try:
-        args = kinds[1](**{**kinds[2], **shared})
+        trainer = kinds[0](args=kinds[1](**{**kinds[2], **shared}), **given)
     except (TypeError, ValueError) as error:
+        if not plan.arguments:
+            raise
         raise ConfigError(f"--set: {one_line(str(error), 300)}") from None
-    trainer = kinds[0](args=args, **given)
     if not tree:
         return trainer, None, (0.0, 0.0)
     packed = trainer.train_dataset
@@ -296,8 +327,9 @@ def _processes() -> int:
 def _show(summary: dict[str, Any]) -> None:
     if not _first():
         return
-    for name in ("rows", "conversations", "left_out", "packing_ratio", "steps", "loss_first", "loss_last", "seconds"):
-        value = summary[name]
+    for name in ("rows", "conversations", "shortened", "left_out", "packing_ratio", "steps", "turns_per_step", "loss_first",
+                 "loss_last", "seconds"):  # fmt: skip
+        value = summary.get(name)
         shown = told(Counter(value)) if isinstance(value, dict) and value else "-" if value in (None, {}) else value
         shown = f"{shown:.5g}" if isinstance(shown, float) else shown
         click.echo(f"{name.replace('_', ' '):<16} {shown}")

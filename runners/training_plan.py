@@ -13,7 +13,7 @@ import orjson
 from aloe_agents.errors import ConfigError
 from aloe_agents.serving import local_model
 from aloe_agents.text import one_line
-from aloe_agents.training.preparing import digest_of
+from aloe_agents.training.preparing import digest_of, digest_of_files
 
 SUMMARY = "training.json"
 OURS = {
@@ -40,7 +40,7 @@ class Plan:
     mix: str | None = None
     """SOURCE:SHARE of other conversations."""
     packing: Literal["tree", "flat"] = "tree"
-    attention: Literal["sdpa", "flex_attention"] = "sdpa"
+    attention: Literal["auto", "sdpa", "flex_attention", "eager"] = "auto"
     learning_rate: float = 1e-5
     batch: int = 48
     """Turns of an optimizer step."""
@@ -76,14 +76,16 @@ def contents_of(plan: Plan, share: tuple[str, float] | None) -> dict[str, str]:
         raise ConfigError(f"{plan.model} is an adapter: merge it into {model.base} first (peft's merge_and_unload)")
     found = {"model": model.name, "data": digest_of(Path(plan.data))}
     if plan.chat_template:
-        found["chat_template"] = digest_of(Path(plan.chat_template))
-    if share is not None and Path(share[0]).is_file():
-        found["mix"] = digest_of(Path(share[0]))
+        found["chat_template"] = digest_of_files(Path(plan.chat_template))
+    if share is not None and Path(share[0]).exists():  # a data set on the hub is known by its name
+        found["mix"] = digest_of_files(Path(share[0]))
     return found
 
 
 def begun(plan: Plan, contents: dict[str, str]) -> dict[str, Any] | None:
-    """The summary of this very training, if it is over. Raises ConfigError for a directory that holds another one."""
+    """The record of this very training, with ``steps`` if it is over; None where nothing of it is there to go on from.
+    Raises ConfigError for a directory that holds another training.
+    """
     place = Path(plan.out) / SUMMARY
     if not place.exists():
         return None
@@ -98,11 +100,19 @@ def begun(plan: Plan, contents: dict[str, str]) -> dict[str, Any] | None:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{place} cannot be read ({one_line(str(error), 80)}); choose another --out") from None
+    if "steps" not in found and last_checkpoint(Path(plan.out)) is None:
+        return None
     if differing:
         raise ConfigError(
             f"{plan.out} holds a training with other settings ({'; '.join(differing)}); choose another --out"
         )
-    return found if "steps" in found else None
+    return found
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The last checkpoint that was written to its end: its state is written last."""
+    whole = [place for place in out.glob("checkpoint-*") if (place / "trainer_state.json").is_file()]
+    return max(whole, key=lambda place: int(place.name.rpartition("-")[2]), default=None)
 
 
 def check_arguments(plan: Plan) -> None:

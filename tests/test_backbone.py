@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import shutil
 from dataclasses import replace
 from typing import Any
@@ -257,6 +258,14 @@ def test_a_first_batch_is_checked_against_its_flat_rows() -> None:
     assert disagreement(model, shuffled)[0] > 1e-3
 
 
+def test_what_is_no_number_is_no_agreement() -> None:
+    model = made("Qwen2")
+    add_tree_backbone(model)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[0] = torch.nan
+    assert math.isnan(disagreement(model, pack(conversation(5, 3)))[0])
+
+
 def test_in_bfloat16_the_check_tells_rounding_from_a_wrong_mask() -> None:
     model = made("Qwen2", num_hidden_layers=12, initializer_range=0.2).to(torch.bfloat16)
     add_tree_backbone(model)
@@ -269,8 +278,15 @@ def test_in_bfloat16_the_check_tells_rounding_from_a_wrong_mask() -> None:
 def test_what_would_be_silently_wrong_is_refused() -> None:
     with pytest.raises(ConfigError, match="need attention by sdpa or flex_attention, not 'eager'"):
         add_tree_backbone(made("Qwen2", attn_implementation="eager"))
-    with pytest.raises(ConfigError, match="attention dropout"):
+    with pytest.raises(ConfigError, match="set attention_dropout to 0"):
         add_tree_backbone(made("Qwen2", attention_dropout=0.1))
+    gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=50))
+    with pytest.raises(ConfigError, match="set attn_pdrop to 0"):
+        add_tree_backbone(gpt2)
+    griffin = made("Qwen2")
+    griffin.config.layer_types, griffin.config.layers_block_type = None, ["recurrent", "recurrent", "attention"]
+    with pytest.raises(ConfigError, match="layers of recurrent carry a state"):
+        add_tree_backbone(griffin)
     mamba = transformers.MambaForCausalLM(transformers.MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=50))
     with pytest.raises(ConfigError, match="train with flat rows"):
         add_tree_backbone(mamba)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ async def test_every_branch_has_the_history_of_its_own_path() -> None:
     ]  # fmt: skip
 
 
+async def test_conversations_are_told_apart_whatever_their_people_are_called() -> None:
+    (grown_one,) = await grown(RandomPath(), 2, 1)
+    trees = [replace(grown_one, id=id) for id in ("train/1", "train/2", "u#3")]
+    assert [row["conversation"] for row in formed(trees, "sft")] == ["train/1"] * 2 + ["train/2"] * 2 + ["u#3"] * 2
+
+
 async def test_the_four_forms_hold_what_trl_wants() -> None:
     trees = await grown(RandomPath(), 2, 1)
     sft, rejected, dpo, kto = (formed(trees, form) for form in FORMS)
@@ -116,7 +123,10 @@ def test_what_cannot_be_a_row_is_counted(
 
 def test_a_margin_counts_where_a_judge_scored_both() -> None:
     close, wide, unscored = (tree(("a", "b"), scores=scores) for scores in ((3, 3), (5, 2), (4, None)))
-    assert [len(formed([one], "dpo", min_margin=1)) for one in (close, wide, unscored)] == [0, 1, 1]
+    assert [len(formed([one], "dpo", min_margin=1)) for one in (close, wide)] == [0, 1]
+    assert len(formed([wide, unscored], "dpo", min_margin=1)) == 2
+    with pytest.raises(ConfigError, match="scores of both answers, which --min-margin asks for; aloe judge DIR"):
+        formed([unscored], "dpo", min_margin=1)
     assert formed([wide], "dpo")[0]["margin"] == 3
     twice = tree(("a", "b"), scores=(5, 2))
     twice.turns[0].answers["preferred"].scores["other"] = 1
@@ -182,19 +192,25 @@ def test_the_command_writes_splits_and_a_card(run: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("export {run} --to dpo --min-margin 9 --judge nobody --out x", None),
+        ("export {run} --to dpo --min-margin 9 --out x", "no turn has scores of both answers, which --min-margin asks"),
+        (
+            "export {run} --to sft --judge nobody --out x",
+            "scores of both answers by the judge 'nobody', which --judge asks",
+        ),
+        ("export {run} --to aloe --min-margin 1 --validation 0.1 --out x", "takes no --min-margin, --validation"),
+        (
+            "export {run} --to sft --out x.csv",
+            "x.csv: rows are written to .jsonl or .parquet files, or into a directory",
+        ),
         ("export nowhere --to sft --out x", "holds no run"),
         ("export {run} --to csv --out x", "'csv' is not one of"),
         ("export {run} --to sft --validation 1 --out x", "1.0 is not in the range"),
         ("export {run} --to sft --validation 0.0001 --out x", "--validation 0.0001 set no persona aside"),
     ],
 )
-def test_what_cannot_be_exported_is_said_in_one_line(run: Path, tmp_path: Path, command: str, said: str | None) -> None:
-    done = aloe(command.format(run=run), tmp_path)
-    if said is None:
-        assert done.returncode == 0, "without scores no margin is too small"
-    else:
-        assert said in one_line(done)
+def test_what_cannot_be_exported_is_said_in_one_line(run: Path, tmp_path: Path, command: str, said: str) -> None:
+    assert said in one_line(aloe(command.format(run=run), tmp_path))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_run_without_rows_is_refused_with_the_reasons(tmp_path: Path) -> None:

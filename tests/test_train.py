@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.runners.train import last_checkpoint, train
-from aloe_agents.runners.training_plan import Plan
-from aloe_agents.training.preparing import as_rows, conversations, fitted, mixed, read_rows
+from aloe_agents.runners.train import _model as loaded
+from aloe_agents.runners.train import train
+from aloe_agents.runners.training_plan import Plan, last_checkpoint
+from aloe_agents.training.preparing import as_rows, conversations, digest_of_files, fitted, mixed, read_rows
 from tests.test_cli import aloe, one_line
 from tests.test_personas import AUTHORS, OWN
 
@@ -62,6 +63,7 @@ def plan(place: Path, out: Path, **given: Any) -> Plan:
 def test_sft_then_dpo_packed_and_flat_alike(place: Path, tmp_path: Path, lora: int) -> None:
     packed, flat = (train(plan(place, tmp_path / packing, packing=packing, lora=lora)) for packing in ("tree", "flat"))
     assert packed["rows"] == flat["rows"] == 24 and packed["conversations"] == 8 and packed["packing_ratio"] > 1.5
+    assert packed["turns_per_step"] == flat["turns_per_step"] == 6
     assert packed["loss_last"] < packed["loss_first"] and packed["packed_apart_from_flat"] < 1e-5
     assert (tmp_path / "tree/adapter_config.json").exists() is bool(lora)
     assert json.loads((tmp_path / "tree/training.json").read_text()) == packed
@@ -90,6 +92,14 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_loss(place: Path, tm
     whole = train(plan(place, tmp_path / "whole", epochs=2.0))
     steps = whole["steps"] // 2
     shutil.copytree(tmp_path / f"whole/checkpoint-{steps}", tmp_path / f"cut/checkpoint-{steps}")
+    record = {name: value for name, value in whole.items() if name != "steps"} | {"out": str(tmp_path / "cut")}
+    place_of_record = tmp_path / "cut/training.json"
+    place_of_record.write_text(json.dumps(record | {"examples_per_step": 4}))
+    with pytest.raises(
+        ConfigError, match="begun with steps of 4 conversations, and with 1 processes they would be of 2"
+    ):
+        train(plan(place, tmp_path / "cut", epochs=2.0))
+    place_of_record.write_text(json.dumps(record))
     again = train(plan(place, tmp_path / "cut", epochs=2.0))
     assert again["steps"] == whole["steps"] and again["loss_last"] == pytest.approx(whole["loss_last"], rel=1e-4)
 
@@ -103,7 +113,9 @@ def test_a_disk_that_takes_no_more_leaves_the_last_whole_checkpoint_in_use(place
     assert "Traceback" not in full.stderr
     (tmp_path / "x/checkpoint-9").mkdir(exist_ok=True)  # cut short
     assert last_checkpoint(tmp_path / "x") is None
-    assert aloe(command, tmp_path).returncode == 0 and last_checkpoint(tmp_path / "x") is not None
+    # nothing is there to go on from, so other settings are no matter
+    done = aloe(f"{command} --set per_device_train_batch_size=2", tmp_path)
+    assert done.returncode == 0 and last_checkpoint(tmp_path / "x") is not None, done.stderr
 
 
 @pytest.mark.skipif(not AUTHORS.exists(), reason="the authors' files are not here")
@@ -134,6 +146,12 @@ def test_agent_data_is_mixed_in_whole_conversations(
     assert made == mixed(own, place / "agent.jsonl", 0.4, seed=1) != mixed(own, place / "agent.jsonl", 0.4, seed=2)
     (tmp_path / "set").mkdir()
     shutil.copy(place / "agent.jsonl", tmp_path / "set/train.jsonl")
+    before = digest_of_files(tmp_path / "set")
+    with (tmp_path / "set/train.jsonl").open("a") as file:
+        file.write(json.dumps(AGENT[0]) + "\n")
+    assert digest_of_files(tmp_path / "set") != before, "another training, then"
+    shutil.copy(place / "agent.jsonl", tmp_path / "set/train.jsonl")
+    assert digest_of_files(tmp_path / "set") == before
     assert [*conversations(tmp_path / "set")] == [*conversations(place / "agent.jsonl")], "a folder, as a data set"
     with pytest.raises(ConfigError, match="nobody/nothing is no file, and cannot be loaded as a data set"):
         list(conversations("nobody/nothing"))
@@ -288,6 +306,8 @@ def test_rows_of_an_export_train_as_well(place: Path, tmp_path: Path) -> None:
         ("train sft --model {place}/base --data {place}/kto.jsonl --out x", "line 1 is a row for kto"),
         ("train sft --model {place}/base --data {place}/kto.jsonl --answers rejected --out x", "holds rows, made of the answers"),
         ("train sft --model {place}/base --data nowhere --out x", "nowhere cannot be read"),
+        ("train sft --model {place}/base --data {place}/base --out x", "base holds neither trees.jsonl (a run) nor train.jsonl"),
+        ("train sft --model {place}/base --data {place}/run --judge nobody --out x", "by the judge 'nobody', which --judge asks"),
         ("train dpo --model {place}/base --data {place}/agent.jsonl --out x", "line 1 is no row with prompt, chosen, rejected"),
         ("train sft --model {place}/base --data {place}/run --answers mixture --out x", "needs --mix SOURCE:SHARE"),
         ("train sft --model {place}/base --data {place}/run --mix agent --out x", "--mix is SOURCE:SHARE"),
@@ -298,6 +318,9 @@ def test_rows_of_an_export_train_as_well(place: Path, tmp_path: Path) -> None:
         ("train sft --model {place}/base --data {place}/run --set warmup_step=3 --out x", "did you mean warmup_steps?"),
         ("train dpo --model {place}/base --data {place}/run --set max_length=9 --out x", "--set max_length: say --max-length"),
         ("train sft --model {place}/base --data {place}/run --set lr_scheduler_type=up --out x", "--set: up is not a valid SchedulerType"),
+        ("train sft --model {place}/base --data {place}/run --set eval_strategy=epoch --out x", "--set: You have set"),
+        ("train sft --model {place}/base --data {place}/run --set per_device_train_batch_size=0 --out x", "a number of 1 or more, not 0"),
+        ("train sft --model {place}/base --data {place}/run --attention eager --out x", "not 'eager': eager adds a mask and is wrong"),
         ("train sft --model {place}/bare --data {place}/run --out x", "no chat template; give one with --chat-template"),
         ("train sft --model {place}/bare --data {place}/run --chat-template nowhere --out x", "nowhere cannot be read"),
     ],
@@ -306,6 +329,33 @@ def test_what_cannot_be_trained_on_is_said_in_one_line(place: Path, tmp_path: Pa
     done = aloe(command.format(place=place), tmp_path)
     assert said in done.stderr.splitlines()[-1], done.stderr
     assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "x").exists()
+
+
+def test_rows_are_read_from_parquet_as_from_jsonl(place: Path, tmp_path: Path) -> None:
+    for name in ("rows.jsonl", "set/train.parquet"):
+        assert aloe(f"export {place}/run --to dpo --out {name}", tmp_path).returncode == 0
+    lines, table = (read_rows(tmp_path / name, "dpo", None, None)[0] for name in ("rows.jsonl", "set"))
+    assert lines == table and len({row["conversation"] for row in lines}) == 8
+    (tmp_path / "no.parquet").write_text("no table")
+    with pytest.raises(ConfigError, match=r"no.parquet cannot be read: Parquet"):
+        read_rows(tmp_path / "no.parquet", "dpo", None, None)
+
+
+def test_a_cap_on_attention_logits_is_kept_with_flat_rows_and_refused_for_trees(place: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(place / "base")
+    Gemma2ForCausalLM(
+        Gemma2Config(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                     num_attention_heads=2, num_key_value_heads=1, head_dim=8)
+    ).save_pretrained(tmp_path / "capped")  # fmt: skip
+    tokenizer.save_pretrained(tmp_path / "capped")
+    with pytest.raises(ConfigError, match="sdpa leaves out this model's cap on attention logits: train with flat rows"):
+        train(plan(place, tmp_path / "tree", model=str(tmp_path / "capped")))
+    flat = plan(place, tmp_path / "flat", model=str(tmp_path / "capped"), packing="flat")
+    assert loaded(flat, torch.float32).config._attn_implementation == "eager"
+    assert train(flat)["trained_on"] == "flat rows"
 
 
 def test_rows_of_other_tools_are_conversations_of_their_own_and_a_margin_counts(tmp_path: Path) -> None:

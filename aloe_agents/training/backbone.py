@@ -116,7 +116,8 @@ def check_model(model: Any) -> None:
     """Raise ConfigError where packed conversations would be silently wrong."""
     config = model.config.get_text_config()
     check_adapter(getattr(model, "active_peft_config", None))
-    other = {*(getattr(config, "layer_types", None) or ())} - {*_KINDS}
+    named_so = ("layer_types", "layers_block_type")
+    other = {kind for name in named_so for kind in getattr(config, name, None) or ()} - {*_KINDS, "attention"}
     if (
         other
         or not hasattr(config, "num_attention_heads")
@@ -131,8 +132,13 @@ def check_model(model: Any) -> None:
         raise ConfigError(
             f"packed trees need attention by {' or '.join(_BACKENDS)}, not {backend!r}: eager adds a mask and is wrong"
         )
-    if getattr(config, "attention_dropout", 0.0):
-        raise ConfigError("attention dropout makes packed and flat rows differ: set attention_dropout to 0")
+    if backend == "sdpa" and getattr(config, "attn_logit_softcapping", None):
+        raise ConfigError(
+            "sdpa leaves out this model's cap on attention logits: train with flat rows, or on a GPU with flex_attention"
+        )
+    for name in ("attention_dropout", "attn_pdrop"):
+        if getattr(config, name, 0.0):
+            raise ConfigError(f"attention dropout makes packed and flat rows differ: set {name} to 0")
 
 
 def check_adapter(adapter: Any) -> None:
@@ -220,7 +226,8 @@ def disagreement(model: Any, tree: Packed, rows: int = 6) -> tuple[float, float]
                 batch = collate([one], multiple=multiple_of(model))
                 batch = Batch(**{name: getattr(batch, name).to(device) for name in Batch.__slots__})
                 packed, scored = _token_logps(model, batch), batch.labels[:, 1:] >= 0
-                far.append(max(float((packed[n][scored[n]] - flat[n]).abs().mean()) for n in chosen))
+                apart = [float((packed[n][scored[n]] - flat[n]).abs().mean()) for n in chosen]
+                far.append(float(np.max(apart)))  # nan if one is
     finally:
         model.train(training)
     return far[0], far[1]

@@ -39,19 +39,26 @@ def read_rows(data: Path, form: Form, min_margin: float | None, judge: str | Non
         found = [*_exported(path, form, min_margin, left)]
     if not found:
         raise ConfigError(f"{data} has no row to train on: {told(left.out)}")
-    for n, row in enumerate(found):  # rows of other tools have no id: each is a conversation of its own
-        row.setdefault("conversation", str(row.get("id") or f"row {n}").partition("/")[0].partition("#")[0])
+    for n, row in enumerate(found):  # of rows of other tools each is a conversation of its own
+        row["conversation"] = str(row.get("conversation", f"row {n}"))
     return found, left
 
 
 def digest_of(data: Path) -> str:
     """A digest of what :func:`read_rows` reads. Raises ConfigError where it cannot be read."""
-    path = _file_of(data)
+    return digest_of_files(_file_of(data))
+
+
+def digest_of_files(path: Path) -> str:
+    """A digest of a file, or of all in a folder. Raises ConfigError where it cannot be read."""
+    digest = hashlib.blake2b(digest_size=16)
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+        for one in sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]:
+            with one.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+    return digest.hexdigest()
 
 
 def told(out: Counter[str]) -> str:
@@ -60,23 +67,43 @@ def told(out: Counter[str]) -> str:
 
 
 def _file_of(data: Path) -> Path:
-    if (data / TREES).is_file():
-        return data / TREES
-    return data / "train.jsonl" if data.is_dir() else data
+    if not data.is_dir():
+        return data
+    for name in (TREES, "train.jsonl", "train.parquet"):
+        if (data / name).is_file():
+            return data / name
+    raise ConfigError(f"{data} holds neither {TREES} (a run) nor train.jsonl or train.parquet (rows of aloe export)")
 
 
 def _exported(path: Path, form: Form, min_margin: float | None, left: Left) -> Iterator[dict[str, Any]]:
     wanted = ("prompt", "chosen", "rejected") if form == "dpo" else ("prompt", "completion")
-    for where, row in read_json(path):
+    for where, row in _parquet(path) if path.suffix == ".parquet" else read_json(path):
         if not isinstance(row, dict) or any(not isinstance(row.get(name), list) for name in wanted):
             raise ConfigError(f"{where} is no row with {', '.join(wanted)}")
         if "label" in row:
             raise ConfigError(f"{where} is a row for kto, which has rejected answers too: export with --to {form}")
-        margin = row.get("margin")
-        if min_margin is not None and isinstance(margin, int | float) and margin < min_margin:
+        margin = row.get("margin") if isinstance(row.get("margin"), int | float) else None
+        left.scored += margin is not None
+        if min_margin is not None and margin is not None and margin < min_margin:
             left.out["margin too small"] += 1
         else:
             yield row
+    left.check_scores(Filter(min_margin=min_margin), None)
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError(f"reading {path} needs pyarrow; install it with: pip install pyarrow") from None
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            for n, row in enumerate(rows, 1):
+                yield f"{path}, row {n},", row
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ConfigError(f"{path} cannot be read: {one_line(str(error), 120)}") from None
 
 
 def conversations(source: str | Path) -> Iterator[list[dict[str, str]]]:

@@ -29,6 +29,8 @@ class Pair:
     """One turn as training sees it."""
 
     id: str
+    conversation: str
+    """The tree's id: rows of one conversation are packed into one sequence."""
     persona: str
     """A digest of the persona: equal for the same person in two conversations."""
     turn: int
@@ -47,7 +49,7 @@ class Filter:
     min_margin: float | None = None
     """Where a judge scored both answers: at least so much between them."""
     per_persona: int | None = None
-    """At most so many rows of one persona, drawn by ``seed``."""
+    """At most so many turns of one persona, drawn by ``seed``."""
     validation: float = 0.0
     """Share of the personas that is set aside."""
     seed: int = 0
@@ -62,10 +64,20 @@ class Left:
     """Of the rows, those that were set aside."""
     out: Counter[str] = field(default_factory=Counter)
     """Turns that were left out, by reason."""
+    scored: int = 0
+    """Turns of which a judge scored both answers."""
+
+    def check_scores(self, chosen: Filter, judge: str | None) -> None:
+        """Raise ConfigError where scores were asked for, and there are none."""
+        if not self.scored and (judge is not None or chosen.min_margin is not None):
+            raise ConfigError(
+                f"no turn has scores of both answers{f' by the judge {judge!r}' if judge else ''}, which "
+                f"{'--judge' if judge else '--min-margin'} asks for; aloe judge DIR writes judged trees into DIR/judged/NAME"
+            )
 
 
 def pairs(tree: Tree, judge: str | None = None) -> Iterator[Pair]:
-    """The turns of ``tree``, each with its history; ``judge`` is whose scores make the margin, by itself the only one's.
+    """The turns of ``tree``, each with its history; ``judge`` is whose scores make the margin (default: the only one's).
 
     Raises ConfigError where several judges scored and none was named.
     """
@@ -77,6 +89,7 @@ def pairs(tree: Tree, judge: str | None = None) -> Iterator[Pair]:
         answers = {label: turn.answers.get(label) for label in (PREFERRED, REJECTED)}
         yield Pair(
             id="/".join([tree.id, *turn.path]) + f"#{turn.turn}",
+            conversation=tree.id,
             persona=persona,
             turn=turn.turn,
             prompt=(*history, {"role": "user", "content": turn.user}),
@@ -92,11 +105,13 @@ def rows(
     """Rows of ``form``, one tree in memory at a time, each with whether it is set aside for validation.
 
     ``left`` is filled with what became of the turns. With a cap, the rows of all trees pass twice: once to be counted.
+    Raises ConfigError, at the end, where a margin or a judge was asked for and no turn has scores.
     """
     left = Left() if left is None else left
     capped = _drawn(trees, form, chosen, judge) if chosen.per_persona is not None else None
     for tree in trees:
         for pair in pairs(tree, judge):
+            left.scored += pair.margin is not None
             reason = _unfit(pair, form, chosen.min_margin)
             if reason is None and capped is not None and pair.id not in capped:
                 reason = "over the cap of its persona"
@@ -108,10 +123,11 @@ def rows(
                 left.rows += 1
                 left.validation += aside
                 yield aside, row
+    left.check_scores(chosen, judge)
 
 
 def _formed(pair: Pair, form: Form) -> Iterator[dict[str, Any]]:
-    about = {"id": pair.id, "persona": pair.persona, "turn": pair.turn, "margin": pair.margin}
+    about = {name: getattr(pair, name) for name in ("id", "conversation", "persona", "turn", "margin")}
     prompt = list(pair.prompt)
     if form == "dpo":
         yield {"prompt": prompt, "chosen": _said(pair.preferred), "rejected": _said(pair.rejected), **about}

@@ -29,7 +29,7 @@ def make_tokenizer(
 ) -> Any:
     """A byte-level BPE tokenizer of at most ``vocabulary`` tokens: it encodes any text, and text like ``corpus`` in few.
 
-    ``end`` ends an answer; ``special`` are further tokens of ``template``, ChatML by itself.
+    ``end`` ends an answer; ``special`` are further tokens of ``template`` (default: ChatML).
     """
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

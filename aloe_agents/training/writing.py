@@ -81,7 +81,7 @@ def card(form: Form, files: Mapping[str, Path], left: Left, chosen: Filter, sour
     splits = "\n".join(f"  - split: {split}\n    path: {path.name}" for split, path in files.items())
     filters = [
         f"at least {chosen.min_margin:g} between the judge's scores" if chosen.min_margin is not None else "",
-        f"at most {chosen.per_persona} rows of a persona" if chosen.per_persona is not None else "",
+        f"at most {chosen.per_persona} turns of a persona" if chosen.per_persona is not None else "",
         f"{chosen.validation:.0%} of the personas set aside (seed {chosen.seed})" if chosen.validation else "",
     ]
     return f"""---
@@ -94,8 +94,9 @@ configs:
 # Rows for {form.upper()}
 
 Simulated conversations by aloe-agents, from {source}. A row is a turn: `prompt` is what was said before it and the user's
-message, in the conversational format of trl; {_MEANING[form]}. `persona` is a digest of the simulated person, `turn`
-counts from 1, `margin` is the judge's score of the preferred answer minus that of the rejected one, where both were scored.
+message, in the conversational format of trl; {_MEANING[form]}. `conversation` is the tree that it is from, `persona` a
+digest of the simulated person, `turn` counts from 1, `margin` is the judge's score of the preferred answer minus that of
+the rejected one, where both were scored.
 
 {left.rows} rows, {left.validation} of them for validation. Filters: {"; ".join(filter(None, filters)) or "none"}.
 

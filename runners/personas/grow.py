@@ -46,7 +46,7 @@ ENDS = {
 rules = options(
     click.option("--target", type=click.IntRange(1), help="Members at which growth ends (the paper's 330 or 71)."),
     click.option("--threshold", type=click.FloatRange(-1, 1), help="Similarity above which an item is not new: 0.6."),
-    click.option("--similarity", type=click.Choice(["centred", "raw", "off"]), help="Of vectors; centred by itself."),
+    click.option("--similarity", type=click.Choice(["centred", "raw", "off"]), help="Of vectors (default: centred)."),
     click.option("--examples", type=click.IntRange(1), help="Members that a round shows: 5."),
     click.option("--wanted", type=click.IntRange(1), help="Items that a round asks for: 20."),
     click.option("--ahead", type=click.IntRange(1), help="Rounds under way at once: 4."),
@@ -61,7 +61,7 @@ rules = options(
 @click.command()
 @click.argument("of", type=click.Choice(KINDS))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The pool; one that is there grows on.")
-@click.option("--seeds", type=click.Path(path_type=Path), help="What it grows from; by itself twenty of the package.")
+@click.option("--seeds", type=click.Path(path_type=Path), help="What it grows from (default: twenty of the package).")
 @click.option("--seed", type=int, help="Of the examples' draws (run.seed).")
 @embedding
 @rules

@@ -36,7 +36,7 @@ AT_ONCE = 1000
 @click.option(
     "--similarity",
     type=click.Choice(["centred", "raw", "off"]),
-    help="Of vectors: centred by itself; off drops equal texts only, and embeds nothing.",
+    help="Of vectors (default: centred); off drops equal texts only, and embeds nothing.",
 )
 @click.option("--expand", "sketched", is_flag=True, help="The items are personas in a sentence: make full profiles.")
 @embedding

@@ -20,7 +20,7 @@ from aloe_agents.similarity import centred, neighbours, normalised
 @click.command()
 @two_pools
 @click.option("--eval", "count", type=click.IntRange(1), default=100, show_default=True, help="Personas to hold out.")
-@click.option("--eval-profiles", type=click.IntRange(1), help="Profiles to hold out; by itself four for a personality.")
+@click.option("--eval-profiles", type=click.IntRange(1), help="Profiles to hold out (default: four for a personality).")
 @click.option("--eval-personalities", type=click.IntRange(1), help="Personalities to hold out.")
 @click.option("--at-most", type=click.FloatRange(-1, 1), default=0.55, show_default=True,
               help="Similarity of a held-out item to any that stays.")  # fmt: skip
