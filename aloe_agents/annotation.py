@@ -47,9 +47,9 @@ class Agreement:
     """Share of equal scores."""
 
 
-def item_of(tree: Tree, turn: int, label: str) -> str:
-    """The name of an answer on a sheet."""
-    return hashlib.sha256(repr((tree.id, tree.persona.profile, turn, label)).encode()).hexdigest()[:10]
+def item_of(tree: Tree, path: tuple[str, ...], label: str) -> str:
+    """The name on a sheet of the answer ``label`` at the node ``path``."""
+    return hashlib.sha256(repr((tree.id, tree.persona.profile, path, label)).encode()).hexdigest()[:10]
 
 
 def draw(trees: Sequence[Tree], label: str, per_turn: int = 5, seed: int = 0) -> list[dict[str, str]]:
@@ -69,7 +69,7 @@ def draw(trees: Sequence[Tree], label: str, per_turn: int = 5, seed: int = 0) ->
         for tree, node in rng.sample(there, per_turn):
             persona = tree.persona
             texts = (persona.profile, persona.personality, node.user, node.answers[label].text)
-            rows.append(dict(zip(COLUMNS, (item_of(tree, turn, label), *texts, ""), strict=True)))
+            rows.append(dict(zip(COLUMNS, (item_of(tree, node.path, label), *texts, ""), strict=True)))
     rng.shuffle(rows)
     return rows
 
@@ -112,7 +112,7 @@ def judged(trees: Sequence[Tree], judge: str, label: str) -> Sheet:
     for tree in trees:
         for node in tree.turns:
             if (answer := node.answers.get(label)) is not None and (score := answer.scores.get(judge)) is not None:
-                scores[item_of(tree, node.turn, label)] = int(np.floor(score + 0.5))
+                scores[item_of(tree, node.path, label)] = int(np.floor(score + 0.5))
     return Sheet(judge, scores)
 
 

@@ -26,7 +26,7 @@ from aloe_agents.conversation import Conversation
 from aloe_agents.errors import ConfigError, FailureReason, Fatal
 from aloe_agents.messages import Proposed, RoundOpened, SketchGiven
 from aloe_agents.personas import Persona
-from aloe_agents.pools import Drop, Item
+from aloe_agents.pools import Drop, Item, ids_after
 from aloe_agents.proposals import Kind, likeness, objection
 from aloe_agents.recorder import Recorder
 from aloe_agents.similarity import Novelty, Vectors
@@ -146,6 +146,7 @@ class Growth:
             raise ConfigError("target, wanted, ahead, window and examples are 1 or more")
         self.plan = plan
         self.state = State(list(base))
+        self._ids = ids_after(item.id for item in base)
         self._embed, self._novelty = embed, novelty
         self._recorder, self._anew = recorder, anew
         watching = [*([recorder.observe] if recorder else []), *observers]
@@ -271,7 +272,7 @@ class Growth:
         for n, text in enumerate(fresh):
             if verdicts is None or verdicts[n].new:
                 members.append(text)
-                state.items.append(Item(text=text, id=f"{len(members):05d}", source=source))
+                state.items.append(Item(text=text, id=next(self._ids), source=source))
             else:
                 near = verdicts[n]
                 state.drops.append(

@@ -18,15 +18,21 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 
+NO_KEY = "none"
+"""What the SDK is given for a server that wants no key: it insists on one."""
+
+
 class OpenAIModel:
     """``model`` as ``client`` (an AsyncOpenAI or AsyncAzureOpenAI) reaches it. Give it :func:`connections` as its
-    ``http_client``: the SDK's own keeps 100 open, and as long as servers do.
+    ``http_client``: the SDK's own keeps 100 open, and as long as servers do. ``key_from`` says in error messages where the
+    client's key came from.
     """
 
-    def __init__(self, client: AsyncOpenAI, model: str) -> None:
+    def __init__(self, client: AsyncOpenAI, model: str, *, key_from: str = "") -> None:
         self.name = model
         self._client = client.with_options(max_retries=0, timeout=None)
-        self._server = Server(place_of(str(client.base_url)), model, client.api_key)
+        key = "" if client.api_key == NO_KEY else client.api_key
+        self._server = Server(place_of(str(client.base_url)), model, key, key_from)
 
     async def close(self) -> None:
         """Close the client's connections."""

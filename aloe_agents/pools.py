@@ -12,7 +12,8 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import count as numbers
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,10 @@ def write_items(path: Path, items: Iterable[Item | Drop]) -> None:
             file.write(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def renumbered(items: Iterable[Item]) -> list[Item]:
-    """``items``, called by their place."""
-    return [replace(item, id=f"{n:05d}") for n, item in enumerate(items, 1)]
+def ids_after(taken: Iterable[str]) -> Iterator[str]:
+    """Ids of items that join, none of which is among ``taken``: numbers after the largest there."""
+    last = max((int(id) for id in taken if id.isdecimal()), default=0)
+    return (f"{number:05d}" for number in numbers(last + 1))
 
 
 def check_size(count: int, of: Sequence[Item], what: str) -> None:
@@ -139,8 +141,10 @@ def held_out(count: int, of: Sequence[Item], at_most: float, vectors: Any, what:
 
 
 def read_json(path: Path) -> Iterator[tuple[str, object]]:
-    """The values of a JSON list or of JSON lines, each with where it stands. Raises ConfigError where there are none."""
-    for where, value in (_json if path.suffix == ".json" else _lines)(path, []):
+    """The values of a JSON list, of JSON lines or of a Parquet file's rows, each with where it stands. Raises ConfigError
+    where there are none.
+    """
+    for where, value in {".json": _json, ".parquet": _parquet}.get(path.suffix, _lines)(path, []):
         if isinstance(value, ConfigError):
             raise value
         yield where, value
@@ -177,12 +181,20 @@ def _json(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
 
 
 def _csv(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
-    rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
+    rows = csv.reader(
+        io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ","
+    )
     columns: list[str] = []
     try:
         for row in rows:
             if not columns:
                 columns = row
+            elif len(row) > len(columns):
+                where = f"{path}, line {rows.line_num}"
+                yield (
+                    where,
+                    ConfigError(f"{where} has {len(row)} cells, and the header {len(columns)}: quote its texts"),
+                )
             elif row:
                 yield f"{path}, line {rows.line_num}", dict(zip(columns, row, strict=False))
     except csv.Error as error:

@@ -68,8 +68,10 @@ _FACT = re.compile(
 )
 
 
-def split(text: str) -> list[str] | None:
-    """The items that ``text`` lists, each on one line; None where it is no list of them."""
+def split(text: str, wanted: int = 2) -> list[str] | None:
+    """The items that ``text`` lists, each on one line; None where it is no list of them: one alone is none unless one was
+    ``wanted``.
+    """
     text = text.strip()
     if fenced := _FENCE.search(text):
         text = fenced[1].strip()
@@ -77,7 +79,7 @@ def split(text: str) -> list[str] | None:
         return values or None
     for pieces in (_numbered(text), _bulleted(text), _paragraphs(text), text.split("\n")):
         items = [item for piece in pieces if (item := _item(piece))]
-        if len(items) > 1:
+        if len(items) > 1 or len(items) == wanted:
             return items
     return None
 

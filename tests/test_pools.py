@@ -38,6 +38,7 @@ def written(path: Path, text: str) -> Path:
         ),
         ("a.jsonl", '{"profile": "one, two", "personality": "x"}\n{"profile": "three"}\n', "profile"),
         ("a.txt", "one, two\n\nthree\n", None),
+        ("a.TSV", "text\tn\none, two\t1\nthree\t2\n", None),
     ],
 )
 def test_whatever_holds_texts_is_read(tmp_path: Path, name: str, text: str, field: str | None) -> None:
@@ -68,6 +69,7 @@ def test_parquet_is_read_or_says_what_it_needs(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "x", "persona": "y"}\n', "holds text and persona, but an item of a pool is one text"),
         ("a.csv", "name,age\nAnn,5\n", "line 2: the item is missing or empty: it has no field called text, profile"),
         ("a.csv", 'text\n""\n', "line 2: the item is missing or empty"),
+        ("a.csv", "text\nA nurse, likes tea\n", "line 2 has 2 cells, and the header 1: quote its texts"),
         ("a.csv", "text,n\n", "holds no item"),
         ("a.json", "[]", "holds no item"),
         ("a.json", "[1]", "item 1: the item is a number, not text"),

@@ -24,10 +24,10 @@ from aloe_agents.endpoint import Endpoint
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.growth import Growth, Plan
 from aloe_agents.journal import Journal, differences
-from aloe_agents.pools import BASE, DROPPED, Item, folder_of, write_items
+from aloe_agents.pools import BASE, DROPPED, REVIEW, Item, folder_of, write_items
 from aloe_agents.proposals import KINDS, Kind
 from aloe_agents.recorder import Recorder
-from aloe_agents.review import reviewed
+from aloe_agents.review import Review, reviewed
 from aloe_agents.runners import build
 from aloe_agents.runners.personas.common import configured, embedding, items_of, options, the_file, vectors_of
 from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
@@ -175,8 +175,12 @@ def _grow(
             await asyncio.wait([picture])
             fatal = None if task.cancelled() else task.exception()
             state = growth.state
-            write_items(out, reviewed(state.items, folder_of(out)))
-            write_items(folder_of(out) / DROPPED, state.drops)
+            members = reviewed(state.items, folder_of(out))
+            if state.ended or len(members) >= _lines_in(
+                out
+            ):  # cut short while it recalls rounds, it has fewer than before
+                write_items(out, members)
+                write_items(folder_of(out) / DROPPED, state.drops)
             if state.ended and not fatal:
                 await journal.finish({name: endpoint.slots.peak for name, endpoint in endpoints.items()})
         finally:
@@ -208,13 +212,21 @@ def _base(of: Kind, out: Path, place: Path, seeds: Path | None) -> tuple[list[It
             raise ConfigError(
                 f"{out} is there and grows on from what it holds: leave --seeds out, or choose another --out"
             )
-        return items_of(out), False
+        # those that a review dropped count as members, so that none like them comes back
+        return Review(out, place).items if (place / REVIEW).exists() else items_of(out), False
     path = seeds or Path(str(files("aloe_agents") / "data" / f"{of}.txt"))
     source = "seed" if seeds is None else f"seed of {seeds.name}"
     items = [
         Item(text=item.text, id=f"{n:05d}", source=item.source or source) for n, item in enumerate(items_of(path), 1)
     ]
     return items, False
+
+
+def _lines_in(pool: Path) -> int:
+    if not pool.exists():
+        return 0
+    with pool.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def _settings(of: Kind, config: Config, base: Sequence[Item], store: VectorStore | None) -> dict[str, str]:

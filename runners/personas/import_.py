@@ -16,9 +16,10 @@ from aloe_agents.config import POOL_ROLES, Config
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.growth import expand
 from aloe_agents.journal import FILE, Journal
-from aloe_agents.pools import DROPPED, Drop, Item, folder_of, read_items, write_items
+from aloe_agents.pools import DROPPED, Drop, Item, folder_of, ids_after, read_items, write_items
 from aloe_agents.proposals import likeness
 from aloe_agents.recorder import Recorder
+from aloe_agents.review import ids_decided
 from aloe_agents.runners import build
 from aloe_agents.runners.personas.common import configured, embedding, items_of, skip_bad, the_file, vectors_of
 from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
@@ -69,6 +70,7 @@ def command(
         for path in paths
         for item in items_of(path, field=field, skip_bad=skip_bad)
     ]
+    failed = 0
     if sketched:
         texts = _expanded(resolved, [item.text for item in given], out, folder)
         if texts is None:
@@ -82,6 +84,8 @@ def command(
         ]
         if failed:
             click.echo(f"aloe: {failed} could not be expanded; the same command tries again", err=True)
+        if not given:
+            return 1
     members = read_items(out)[0] if out.exists() else []
     drops = _join(resolved, members, given, out, folder)
     write_items(out, members)
@@ -90,7 +94,7 @@ def command(
     why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})" if drops else ""
     click.echo(f"{out}: kept {len(given) - len(drops)} of {len(given)}, dropped {len(drops)}{why}; "
                f"the pool has {len(members)} items")  # fmt: skip
-    return 0
+    return 1 if failed else 0
 
 
 def _join(config: Config, members: list[Item], given: Sequence[Item], out: Path, folder: Path | None) -> list[Drop]:
@@ -106,10 +110,11 @@ def _join(config: Config, members: list[Item], given: Sequence[Item], out: Path,
             fresh.append(item)
     verdicts = [] if config.pool.similarity == "off" else asyncio.run(_compared(config, members, fresh, out, folder))
     texts = [item.text for item in members]
+    ids = ids_after([*(item.id for item in members), *ids_decided(folder_of(out))])
     for n, item in enumerate(fresh):
         if not verdicts or verdicts[n].new:
             texts.append(item.text)
-            members.append(Item(text=item.text, id=f"{len(members) + 1:05d}", source=item.source))
+            members.append(Item(text=item.text, id=next(ids), source=item.source))
         else:
             like, near = round(verdicts[n].similarity, 4), texts[verdicts[n].nearest]
             drops.append(Drop(text=item.text, reason="similar", source=item.source, similarity=like, nearest=near))

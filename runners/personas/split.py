@@ -46,6 +46,9 @@ def command(
     \b
     aloe personas split --profiles profiles.jsonl --personalities personalities.jsonl --eval 100 --out data
     """
+    for path, kind in zip((profiles, personalities), KINDS, strict=True):
+        if (out / f"{kind}.jsonl").resolve() == path.resolve():
+            raise ConfigError(f"--out {out} would put what stays in place of {path}; choose another directory")
     resolved = configured(config, similarity=similarity, embedder=embedder)
     shape = _shape(count, eval_profiles, eval_personalities)
     held, kept, notes = [], [], []
