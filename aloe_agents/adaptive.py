@@ -98,6 +98,8 @@ class AdaptiveCapacity:
         if self._given:  # to be trusted again soon
             self._move(self.now * 1.1)
             return
+        if self._came_from is not None and self._came_from[0] == self.now:  # it could not go where it was to be tried
+            self._came_from = None
         if self._came_from is not None:
             capacity, before = self._came_from
             rise = math.log(throughput / before) / math.log(self.now / capacity)

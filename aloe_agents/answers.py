@@ -72,7 +72,7 @@ def completion_of(raw: bytes, server: Server) -> Completion:
     usage = answer.get("usage")
     return Completion(
         text=storable(text),
-        finish_reason=str(finish),
+        finish_reason=storable(str(finish)),
         prompt_tokens=_count(usage, "prompt_tokens"),
         completion_tokens=_count(usage, "completion_tokens"),
         cached_tokens=_count(_field(usage, "prompt_tokens_details"), "cached_tokens"),
@@ -87,13 +87,12 @@ def failure_of(status: int, headers: Mapping[str, str], raw: bytes, server: Serv
         error = error.get("error", error) if isinstance(error, dict) else None
     except (ValueError, RecursionError):
         error = None
-    message = _message(error) or f"status {status}"
-    if server.key:
-        message = message.replace(server.key, "***")
+    message = _masked(_message(error), server) or f"status {status}"
     said = f"{server.place}: {one_line(message)}"
     code = f"{_field(error, 'code')} {_field(error, 'type')}"
     if status in (401, 403):
-        key = f"the key in ${server.key_from}" if server.key_from else "a request without a key (set api_key_env)"
+        key = "the key" if server.key else "a request without a key (set api_key_env)"
+        key = f"the key in ${server.key_from}" if server.key_from else key
         return Fatal(f"{server.place} refused {key}: status {status}")
     if status == 404:
         return Fatal(f"{said} (asked for the model {server.model!r})")
@@ -131,7 +130,11 @@ def _loads(raw: bytes) -> Any:
 
 
 def _unusable(server: Server, what: str) -> Transient:
-    return Transient(FailureReason.BAD_RESPONSE, f"{server.place} answered {what}", uncertain=True)
+    return Transient(FailureReason.BAD_RESPONSE, f"{server.place} answered {_masked(what, server)}", uncertain=True)
+
+
+def _masked(text: str, server: Server) -> str:
+    return text.replace(server.key, "***") if server.key else text
 
 
 def _message(error: object) -> str:
@@ -145,4 +148,4 @@ def _field(value: object, name: str) -> object:
 
 def _count(usage: object, name: str) -> int:
     found = _field(usage, name)
-    return found if isinstance(found, int) and found >= 0 else 0
+    return found if isinstance(found, int) and 0 <= found < 2**63 else 0  # which SQLite can hold

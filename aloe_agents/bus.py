@@ -131,6 +131,7 @@ class Bus:
         except Exception as cause:
             log.debug("%s failed on %s", agent.name, describe(scene.heard.address), exc_info=True)
             self._fail(conversation, agent, scene.heard, cause)
+        await conversation.land(scene._delivery)
         conversation.end(scene._delivery)
 
     def _fail(self, conversation: Conversation, agent: Agent, heard: Message, cause: Exception) -> None:

@@ -169,6 +169,7 @@ def load_config(
             raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}") from None
+    bare = not table.get("roles") and not table.get("endpoints")
     for dotted, value in (overrides or {}).items():
         *parents, last = dotted.split(".")
         inner = table
@@ -181,8 +182,12 @@ def load_config(
         config = Config.model_validate(table)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_explain(error)}") from None
-    if not config.roles and not config.endpoints:
-        config = config.model_copy(update={"roles": _scripted_roles(config.run.expansion, needed)})
+    if bare and not config.endpoints:
+        roles = _scripted_roles(config.run.expansion, needed)
+        for name, role in config.roles.items():
+            plain = role.endpoint is None and role.class_ is None
+            roles[name] = role.model_copy(update={"endpoint": SCRIPTED}) if plain else role
+        config = config.model_copy(update={"roles": roles})
     _check(config, where, needed)
     base, unused = path.parent if path else Path(), _UNUSED.get(tuple(needed), ())
     kept = [n for n in config.roles if (n in POOL_ROLES if tuple(needed) == POOL_ROLES else n not in unused)]
@@ -240,6 +245,10 @@ def _check(config: Config, where: str, needed: Sequence[str]) -> None:
         for url in endpoint.urls:
             if "@" in url.partition("://")[2].partition("/")[0]:
                 raise ConfigError(f"{where}: endpoint {name!r}: a URL holds no key; name its variable in api_key_env")
+            if "?" in url or "#" in url:
+                raise ConfigError(
+                    f"{where}: endpoint {name!r}: a URL ends with its path, and what follows ? or # could be a key"
+                )
             if not _is_http(url):
                 raise ConfigError(f"{where}: endpoint {name!r}: {url!r} is no http or https URL")
         if not endpoint.model:

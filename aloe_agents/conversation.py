@@ -34,6 +34,9 @@ class Delivery:
     needs: int = 0
     asks: int = 0
     parked: bool = False
+    over: bool = False
+    landed: asyncio.Future[None] | None = None
+    """Awaited where its agent is done while calls that it made are in flight."""
 
 
 @dataclass(slots=True)
@@ -94,14 +97,31 @@ class Conversation:
         """A delivery starts; it can move."""
         self._movable += 1
 
+    async def land(self, delivery: Delivery) -> None:
+        """Wait for the calls of a delivery whose agent is done, and let go what else of it waits: an agent that failed in
+        one branch of a ``gather`` leaves the others behind.
+        """
+        if delivery.needs:
+            for waiting in self._waiting.values():
+                for future in [future for future, mine in waiting if mine is delivery]:
+                    future.cancel()
+        while delivery.asks:
+            delivery.landed = asyncio.get_running_loop().create_future()
+            await delivery.landed
+
     def end(self, delivery: Delivery) -> None:
         """A delivery is over."""
+        delivery.over = True
         if not delivery.parked:
             self._movable -= 1
         self._break_deadlock()
 
     def settle(self, delivery: Delivery) -> None:
         """Count ``delivery`` anew after its needs or asks changed: it cannot move while all it does is wait."""
+        if delivery.landed is not None and not delivery.landed.done() and not delivery.asks:
+            delivery.landed.set_result(None)
+        if delivery.over:
+            return
         parked = delivery.needs > 0 and delivery.asks == 0
         if parked != delivery.parked:
             delivery.parked = parked

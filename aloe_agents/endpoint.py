@@ -159,7 +159,7 @@ class Endpoint:
             retry=tenacity.retry_if_exception_type(Transient),
             stop=tries.exhausted,
             wait=tries.wait,
-            sleep=self.pause.sleep,
+            sleep=lambda seconds: self.pause.sleep(seconds, call.stopping),
             reraise=True,
         )
         return await retrying(attempt)
@@ -173,7 +173,7 @@ class Endpoint:
         trying = False
         try:
             estimate = await self._turn_comes(call)
-            trying = self.breaker.open and await self.breaker.admit(self.pause)
+            trying = self.breaker.open and await self.breaker.admit(self.pause, call.stopping)
             if call.stopping():
                 raise Stopping("the run is stopping")
             sent = loop.time()
@@ -207,8 +207,8 @@ class Endpoint:
         while True:
             wait = max(self._requests.book(1, loop.time()), self._tokens.book(estimate, loop.time()))
             if wait > 0:
-                await self.pause.sleep(wait)
-            if not await self.pause.over():
+                await self.pause.sleep(wait, call.stopping)
+            if not await self.pause.over(call.stopping):
                 return estimate
             # what was booked passed during the pause: book anew, lest all who waited go at once
 

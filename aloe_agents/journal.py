@@ -35,7 +35,6 @@ from typing import Any, NamedTuple, Self
 import orjson
 
 from aloe_agents.errors import ConfigError, Fatal
-from aloe_agents.model import Completion
 
 FORMAT = 2
 FILE = "journal.sqlite"
@@ -346,6 +345,6 @@ def differences(directory: Path, settings: dict[str, str]) -> list[str]:
     ]
 
 
-def digest_of(completion: Completion) -> bytes:
+def digest_of(raw: bytes, text: bytes) -> bytes:
     """The first half of the sha-256 of an answer as it is kept: as it came, a zero byte, its text."""
-    return hashlib.sha256(completion.raw + b"\0" + completion.text.encode()).digest()[:16]
+    return hashlib.sha256(raw + b"\0" + text).digest()[:16]

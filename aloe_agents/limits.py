@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aloe_agents.errors import Stopping
@@ -101,25 +102,26 @@ class Pause:
 
     def __init__(self) -> None:
         self.until = 0.0
-        self._halted = False
         self._sleepers: deque[asyncio.Future[None]] = deque()
 
     def extend(self, until: float) -> None:
         """Nobody goes on before ``until`` (loop time)."""
         self.until = max(self.until, until)
 
-    async def over(self) -> bool:
+    async def over(self, stopping: Callable[[], bool]) -> bool:
         """Wait for the end of the pause, however often it is extended. Says whether there was one."""
         loop = asyncio.get_running_loop()
         waited = False
         while (left := self.until - loop.time()) > 0:
             waited = True
-            await self.sleep(left)
+            await self.sleep(left, stopping)
         return waited
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep. Raises Stopping when halted, before or meanwhile."""
-        if self._halted:
+    async def sleep(self, seconds: float, stopping: Callable[[], bool]) -> None:
+        """Sleep. Raises Stopping when halted meanwhile, and at once where the caller's run is ``stopping``: a pause is the
+        endpoint's, which may serve another run after this one.
+        """
+        if stopping():
             raise Stopping("the run is stopping")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -132,8 +134,7 @@ class Pause:
             self._sleepers.remove(future)
 
     def halt(self) -> None:
-        """Let all who sleep, or would, raise Stopping."""
-        self._halted = True
+        """Let all who sleep raise Stopping."""
         for future in tuple(self._sleepers):
             if not future.done():
                 future.set_exception(Stopping("the run is stopping"))
@@ -187,10 +188,10 @@ class Breaker:
         self._wake_all()
         return was_open
 
-    async def admit(self, pause: Pause) -> bool:
+    async def admit(self, pause: Pause, stopping: Callable[[], bool]) -> bool:
         """Wait until the server may be asked. True: this call is the one that tries; it must :meth:`tried` after."""
         while self.open:
-            await pause.over()
+            await pause.over(stopping)
             if not self.open:
                 break
             if not self._trying:

@@ -86,16 +86,15 @@ class Recorder:
         self.journal.post(("DELETE FROM messages WHERE conversation = ?", (conversation.id,)))
         memo = self._memo[conversation.id] = {}
         for key, response, digest, text, *rest in await self.journal.query(_RECALL, (conversation.id,)):
-            completion = Completion(
-                text=text.decode(),
-                raw=response or b"",
-                finish_reason=rest[0],
-                prompt_tokens=rest[1],
-                completion_tokens=rest[2],
-                cached_tokens=rest[3],
-            )
-            if digest_of(completion) == digest:
-                memo[key] = completion
+            if digest_of(response or b"", text) == digest:
+                memo[key] = Completion(
+                    text=text.decode(),
+                    raw=response or b"",
+                    finish_reason=rest[0],
+                    prompt_tokens=rest[1],
+                    completion_tokens=rest[2],
+                    cached_tokens=rest[3],
+                )
             else:
                 self.damaged += 1
                 self.journal.post(("DELETE FROM calls WHERE conversation = ? AND key = ?", (conversation.id, key)))
@@ -178,6 +177,7 @@ class _Attempts:
 
 def _call_row(key: bytes, slot: Slot, model: str, completion: Completion, log: _Attempts) -> Statement:
     kind, path, label = slot.heard
+    text = completion.text.encode()
     return "calls", (
         slot.conversation,
         key,
@@ -194,7 +194,7 @@ def _call_row(key: bytes, slot: Slot, model: str, completion: Completion, log: _
         completion.cached_tokens,
         log.started,
         log.finished,
-        digest_of(completion),
+        digest_of(completion.raw, text),
         completion.raw or None,
-        completion.text.encode(),
+        text,
     )

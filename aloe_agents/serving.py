@@ -93,23 +93,25 @@ def served(
     host: str = "127.0.0.1",
     port: int = 0,
     options: Sequence[str] = (),
+    key: str | None = None,
     patience: float = PATIENCE,
     waiting: Callable[[], bool] = lambda: True,
 ) -> Iterator[Callable[[], str]]:
     """Serve ``model`` and yield at once what waits for its base URL, which ends in ``/v1``: models load side by side.
 
-    Port 0 is a free one. What the server prints goes to ``log``; ``options`` are added to its command line. ``waiting``
-    is asked while it loads whether anybody still wants it. Raises ConfigError where vLLM is missing; to wait raises Fatal
-    with the log's last lines where the model does not come up within ``patience`` seconds.
+    Port 0 is a free one. What the server prints goes to ``log``; ``options`` are added to its command line; whoever asks
+    it needs ``key``. ``waiting`` is asked while it loads whether anybody still wants it. Raises ConfigError where vLLM is
+    missing or the port is taken; to wait raises Fatal with the log's last lines where the model does not come up within
+    ``patience`` seconds, or is gone.
     """
     import httpx
 
+    port = _free_port(host, port)
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             f"serving {model.path} needs vLLM; install it with: pip install 'aloe-agents[serve]' (on a machine without "
             "a GPU as CONTRIBUTING.md says)"
         )
-    port = port or _free_port(host)
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="aloe-serving-") as scratch, log.open("wb") as output:
         server = subprocess.Popen(
@@ -117,16 +119,24 @@ def served(
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**_environment(model), **os.environ, "TMPDIR": scratch, "PYTHONUNBUFFERED": "1"},
+            env={
+                **_environment(model),
+                **os.environ,
+                "TMPDIR": scratch,
+                "PYTHONUNBUFFERED": "1",
+                **({"VLLM_API_KEY": key} if key else {}),
+            },
             start_new_session=True,  # Ctrl-C is this process's to handle
         )
 
         def url() -> str:
             deadline = time.monotonic() + patience
             with httpx.Client(trust_env=False, timeout=5) as client:
-                while waiting() and not _healthy(client, f"http://{_in_url(host)}:{port}/health"):
+                while waiting():
                     if server.poll() is not None:
                         raise Fatal(f"vLLM could not serve {model.path}: {_why(log)}; its whole log is {log}")
+                    if _healthy(client, f"http://{_in_url(host)}:{port}/health"):
+                        break
                     if time.monotonic() > deadline:
                         raise Fatal(f"vLLM did not serve {model.path} within {patience:.0f} s; its log is {log}")
                     time.sleep(0.25)
@@ -192,10 +202,15 @@ def _why(log: Path) -> str:
     return one_line((lines[-1:] or ["it printed nothing"])[0], 400)
 
 
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+def _free_port(host: str, wanted: int) -> int:
+    try:
+        with socket.create_server(
+            (host, wanted), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ) as listener:
+            port: int = listener.getsockname()[1]
+            return port
+    except OSError as error:
+        raise ConfigError(f"{host}:{wanted} cannot be listened on: {error.strerror or error}") from None
 
 
 def _in_url(host: str) -> str:

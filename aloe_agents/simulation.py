@@ -26,6 +26,7 @@ from aloe_agents.messages import (
     Chosen,
     ConversationEnded,
     ConversationStarted,
+    Failed,
     Message,
     Path,
     TurnOpened,
@@ -99,13 +100,14 @@ class Simulation:
         self.skipped = 0
         """Conversations that the journal held as completed when the run began."""
         self._expansion = expansion
+        self._chains = Chains(cast, expansion)
         self._recorder = recorder
         watching = [*([recorder.observe] if recorder else []), *observers]  # what is shown is on its way to the disk
         self._bus = Bus(
             agents,
             watching,
             record=recorder.record if recorder else ask_plainly,
-            urgency=Chains(cast, expansion).remaining,
+            urgency=self._chains.remaining,
         )
         self._places = asyncio.Condition()
         self._open = 0
@@ -157,7 +159,8 @@ class Simulation:
             while (tree := await finished.get()) is not None:
                 yield tree
         finally:
-            self.stop()
+            if not task.done():  # the loop was left early
+                self.stop()
             await task
 
     async def _enter(self, weight: int) -> None:
@@ -174,7 +177,7 @@ class Simulation:
         conversation = Conversation(id=persona.id, seed=self.seed, persona=persona, turns=self.turns)
         try:
             opening = TurnOpened(conversation=conversation.id)
-            status, reason = await hold(self._bus, self._recorder, conversation, opening, verdict)
+            status, reason = await hold(self._bus, self._recorder, conversation, opening, self._verdict)
             if status == "completed":
                 self.outcome.completed += 1
             elif status == "failed":
@@ -185,6 +188,9 @@ class Simulation:
             self._bus.stop(fatal)
         finally:
             await self._leave(weight)
+
+    def _verdict(self, conversation: Conversation) -> tuple[str, str]:
+        return verdict(conversation, self._chains.leads_to)
 
 
 async def _each(personas: Iterable[Persona] | AsyncIterable[Persona]) -> AsyncIterator[Persona]:
@@ -231,36 +237,57 @@ async def hold(
     return status, reason
 
 
-def verdict(conversation: Conversation) -> tuple[str, str]:
+def verdict(conversation: Conversation, leads_to: Callable[[str], set[str]]) -> tuple[str, str]:
     """Status and reason of a conversation that is over.
 
     It is completed when every node that was opened has a chosen answer that exists and went on (but for the last
-    turn). A gap on an answer that was not chosen leaves it complete. A user who says nothing, without a failure,
+    turn), and no essential agent failed there, unless at what belongs to an answer that was not chosen: a gap there leaves
+    it complete. ``leads_to`` are the answers that what an agent says leads to. A user who says nothing, without a failure,
     has left: that ends the conversation as well.
     """
     if conversation.interrupted:
         return "pending", ""
-    if _whole(conversation, ()):
-        return "completed", ""
     essential = [failed for failed in conversation.failures if failed.essential]
     first = min(essential, key=lambda failed: (len(failed.path), failed.path, failed.label), default=None)
-    return "failed", first.reason if first else str(FailureReason.STUCK)
+    if not _whole(conversation):
+        return "failed", first.reason if first else str(FailureReason.STUCK)
+    first = min(
+        (failed for failed in essential if _matters(failed, conversation, leads_to)),
+        key=lambda failed: (len(failed.path), failed.path, failed.label),
+        default=None,
+    )
+    return ("failed", first.reason) if first else ("completed", "")
 
 
-def _whole(conversation: Conversation, path: Path) -> bool:
+def _matters(failed: Failed, conversation: Conversation, leads_to: Callable[[str], set[str]]) -> bool:
+    """Whether a failure is about more than answers that were not chosen."""
+    chosen = conversation.said.get(("Chosen", failed.path, ""))
+    labels = chosen.labels if isinstance(chosen, Chosen) else ()
+    kind, _, label = failed.heard
+    about = {label} if kind == Answered.__name__ else leads_to(failed.agent)
+    return not about or not about.isdisjoint(labels)
+
+
+def _whole(conversation: Conversation) -> bool:
     said = conversation.said
-    if ("UserSaid", path, "") not in said:
-        return not any(failed.path == path for failed in conversation.failures)
-    chosen = said.get(("Chosen", path, ""))
-    if not isinstance(chosen, Chosen):
-        return False
-    for label in chosen.labels:
-        if not isinstance(said.get(("Answered", path, label)), Answered):
-            return False
-        if len(path) + 1 < conversation.turns:
-            after = (*path, label)
-            if ("TurnOpened", after, "") not in said or not _whole(conversation, after):
+    nodes: list[Path] = [()]
+    while nodes:
+        path = nodes.pop()
+        if ("UserSaid", path, "") not in said:
+            if any(failed.essential and failed.path == path for failed in conversation.failures):
                 return False
+            continue
+        chosen = said.get(("Chosen", path, ""))
+        if not isinstance(chosen, Chosen):
+            return False
+        for label in chosen.labels:
+            if not isinstance(said.get(("Answered", path, label)), Answered):
+                return False
+            if len(path) + 1 < conversation.turns:
+                after = (*path, label)
+                if ("TurnOpened", after, "") not in said:
+                    return False
+                nodes.append(after)
     return True
 
 

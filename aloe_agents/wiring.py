@@ -120,6 +120,10 @@ class Chains:
         """Calls of the longest chain that starts with ``agent``'s call on ``heard``, itself included."""
         return self._from(conversation, agent, heard.path)
 
+    def leads_to(self, agent: str) -> set[str]:
+        """The labels of the answers that ``agent``'s messages lead to."""
+        return {label for label in self._expansion.labels if self._to.get((agent, label))}
+
     def _from(self, conversation: Conversation, agent: str, path: Path) -> int:
         longest = self._inside.get(agent, 1)
         if len(path) + 1 < conversation.turns:
@@ -134,10 +138,21 @@ class Chains:
         """The longest chain from the opening of the node ``path``."""
         if not certain:  # exact counting would walk every branch
             return (conversation.turns - len(path)) * max(self._turn, 1)
-        if path not in conversation.chains:
-            openers = self._hearers.get(TurnOpened, ())
-            conversation.chains[path] = max((self._from(conversation, name, path) for name in openers), default=0)
-        return conversation.chains[path]
+        openers, known, way = self._hearers.get(TurnOpened, ()), conversation.chains, []
+        node: Path | None = path
+        while node is not None and node not in known:  # to the end and back: the last turn's chain is known first
+            way.append(node)
+            node = self._only(conversation, node)
+        for node in reversed(way):
+            known[node] = max((self._from(conversation, name, node) for name in openers), default=0)
+        return known[path]
+
+    def _only(self, conversation: Conversation, path: Path) -> Path | None:
+        """The node that opens after ``path``, where that is known to be one."""
+        if len(path) + 1 >= conversation.turns:
+            return None
+        known = self._expansion.foreseen(conversation.seed, conversation.id, path)
+        return (*path, known[0]) if known is not None and len(known) == 1 else None
 
     def _longest(self, name: str, label: str | None, met: frozenset[str]) -> int:
         """Deliveries from ``name`` to the answer ``label`` (0: it leads to none), or to the node's end (None)."""

@@ -10,8 +10,9 @@ import orjson
 
 from aloe_agents import prompts
 from aloe_agents.agent import Scene
+from aloe_agents.errors import CallFailed, FailureReason
 from aloe_agents.messages import Answered, Scored, UserSaid
-from aloe_agents.model import ChatMessage, ChatModel
+from aloe_agents.model import ChatMessage, ChatModel, Completion
 
 _SCORE = re.compile(r"\s*([1-5])(?:\.0)?\s*\.?\s*")
 _DIGIT = re.compile(r"\s*[1-5]\s*")
@@ -48,13 +49,22 @@ class Judge:
         }
         messages: list[ChatMessage] = [self.prompt.fill("system", **fields), self.prompt.fill("user", **fields)]
         for _ in range(self.attempts):
-            verdict = await scene.ask(self.model, messages, **self.sampling)
+            verdict = await self._ask(scene, messages)
             if (score := parse_score(verdict.text)) is not None:
                 mean = expected_score(verdict.raw) if self.sampling else None
                 return Scored.of(heard, judge=self.name, score=score if mean is None else mean)
             again = self.prompt.fill("again", **fields)
             messages = [*messages[:2], {"role": "assistant", "content": verdict.text}, again]
         return Scored.of(heard, judge=self.name, score=None)
+
+    async def _ask(self, scene: Scene, messages: list[ChatMessage]) -> Completion:
+        if self.sampling:
+            try:
+                return await scene.ask(self.model, messages, **self.sampling)
+            except CallFailed as failed:  # some servers refuse to be asked for probabilities: then the digit counts
+                if failed.reason is not FailureReason.REFUSED_REQUEST:
+                    raise
+        return await scene.ask(self.model, messages)
 
 
 def parse_score(text: str) -> int | None:

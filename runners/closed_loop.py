@@ -38,9 +38,12 @@ ANSWER = {"temperature": 0.0, "max_tokens": 64}
 FAST: dict[str, Any] = {"warmup_steps": 50, "adam_beta2": 0.98, "logging_steps": 20, "save_strategy": "no"}
 
 
+VLLM = ("--dtype", "float32")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much of everything. By itself what two processors do in twenty minutes."""
+    """How much of everything. The defaults are what two processors do in twenty minutes."""
 
     people: int = 1000
     held_out: int = 100
@@ -102,7 +105,7 @@ def _evaluated(
     at_once = 1 if on_gpu() else SIDE_BY_SIDE
     for some in (given[at : at + at_once] for at in range(0, len(given), at_once)):
         with contextlib.ExitStack() as served:
-            urls = [served.enter_context(reachable(*one, len(held_out), ("--dtype", "float32"))) for one in some]
+            urls = [served.enter_context(reachable(config, model, held_out, place, VLLM)) for model, place in some]
             for (model, place), url in zip(some, urls, strict=True):
                 click.echo(f"evaluate {model.name} on {len(held_out)} people that nothing was trained on")
                 code = evaluate(

@@ -10,7 +10,15 @@ from pathlib import Path
 import click
 
 from aloe_agents import __version__
-from aloe_agents.config import POOL_ROLES, Config, EndpointTable, api_key, load_config
+from aloe_agents.config import (
+    EVALUATION_ROLES,
+    NEEDED_ROLES,
+    POOL_ROLES,
+    Config,
+    EndpointTable,
+    api_key,
+    load_config,
+)
 from aloe_agents.errors import ConfigError
 from aloe_agents.http_model import is_loopback
 from aloe_agents.text import one_line
@@ -40,10 +48,13 @@ def command(config: Path | None) -> int:
         click.echo(f"  {name:<22} {found or f'not installed (for {purpose})'}")
     resolved = load_config(config, needed=())
     conversing = [name for name in resolved.roles if name not in POOL_ROLES]
-    if conversing or not resolved.roles:  # a file may be for pools alone
-        resolved = load_config(config)
+    needed: tuple[str, ...] = NEEDED_ROLES
+    if conversing and not {"induction", "preferred", "rejected"} & {*conversing}:  # a file may be for evaluations alone
+        needed = EVALUATION_ROLES
+    if conversing or not resolved.roles:  # or for pools alone
+        resolved = load_config(config, needed=needed)
     troubles = [trouble for name, table in resolved.endpoints.items() if (trouble := _probe(name, table))]
-    if conversing:
+    if conversing and needed == NEEDED_ROLES:
         _print_flow(resolved, config.parent.absolute() if config else None)
     for trouble in troubles:
         click.echo(f"! {trouble}")
@@ -65,6 +76,9 @@ def _probe(name: str, table: EndpointTable) -> str | None:
         key = api_key(name, table)
     except ConfigError as error:
         return str(error)
+    if table.client == "azure":  # which lists no models by the name of a deployment
+        click.echo(f"endpoint {name}: {table.urls[0]} is Azure's and was not asked")
+        return None
     for url in table.urls:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:

@@ -30,6 +30,7 @@ from aloe_agents.config import (
     parse_override,
 )
 from aloe_agents.errors import ConfigError, Fatal
+from aloe_agents.journal import differences
 from aloe_agents.personas import Persona, read_personas
 from aloe_agents.reading import Reading
 from aloe_agents.results import FILE, SCHEMA, cases_of, digest_of, figures, read_results, write_results
@@ -111,9 +112,6 @@ def command(
     changed |= {"roles.candidate.prompt": str(system.absolute())} if system else {}
     changed |= {"roles.candidate.options.overflow": overflow} if overflow else {}
     changed |= {"roles.candidate.endpoint": models[0] if not Path(models[0]).is_dir() else SCRIPTED_MODELS[0]}
-    for role in EVALUATION_ROLES:  # without a configuration they are scripted
-        if config is None:
-            changed.setdefault(f"roles.{role}.endpoint", SCRIPTED_MODELS[0])
     found = [_model(name, load_config(config, needed=())) for name in models]
     resolved = _paneled(load_config(config, changed, EVALUATION_ROLES), judges, expected)
     people = read_personas(cases) if cases else benchmark()
@@ -162,11 +160,14 @@ def evaluate(
     """Evaluate one model on ``cases`` in the directory ``out``, showing it unless ``quiet``, and write its results.
     Returns the exit code. ``url`` is of ``reachable``, where the caller has entered that.
     """
-    with contextlib.nullcontext(url) if url else reachable(model, out, len(cases), vllm_options) as found:
+    with contextlib.nullcontext(url) if url else reachable(config, model, cases, out, vllm_options) as found:
         resolved = _candidate(config, model, found())
         code = simulate(resolved, cases, out, folder=folder, force=force, plain=plain, quiet=quiet)
     if code != 130:
-        write_results(out / FILE, _results(resolved, model, cases, out, source, normalisation, folder))
+        body = _results(resolved, model, cases, out, source, normalisation, folder)
+        if model.local:
+            body["model"]["vllm"] = list(vllm_options)
+        write_results(out / FILE, body)
         if not quiet:
             click.echo(f"{out / FILE}")
     return code
@@ -240,23 +241,26 @@ def _candidate(config: Config, model: Model, url: str) -> Config:
     if model.local:
         endpoints[model.endpoint] = EndpointTable(base_url=url, model=model.endpoint, patience=120.0)
     table = endpoints.get(model.endpoint)
-    if not role.sampling and not (table and table.sampling):
-        role = role.model_copy(update={"sampling": {"max_tokens": MAX_TOKENS}})
+    said = {**(table.sampling if table else {}), **role.sampling}
+    if not {"max_tokens", "max_completion_tokens"} & said.keys():
+        role = role.model_copy(update={"sampling": {**role.sampling, "max_tokens": MAX_TOKENS}})
     roles = {**config.roles, "candidate": role.model_copy(update={"endpoint": model.endpoint})}
     return config.model_copy(update={"endpoints": endpoints, "roles": roles})
 
 
 @contextlib.contextmanager
-def reachable(model: Model, out: Path, cases: int, options: Sequence[str]) -> Iterator[Callable[[], str]]:
+def reachable(
+    config: Config, model: Model, cases: Sequence[Persona], out: Path, options: Sequence[str]
+) -> Iterator[Callable[[], str]]:
     """A directory's model is served for as long as the block lasts, unless its evaluation is over. Yields at once what
     waits for its base URL."""
-    if model.local is None or _over(out, cases):
+    if model.local is None or _over(_candidate(config, model, NOWHERE), cases, out):
         yield lambda: NOWHERE
         return
     log = out / LOG
-    click.echo(f"aloe: vLLM loads {model.local.path} (its log: {log})", err=True)
     try:
         with served(model.local, log, options=options) as url:
+            click.echo(f"aloe: vLLM loads {model.local.path} (its log: {log})", err=True)
             yield url
     except Fatal:
         for line in last_lines(log):
@@ -264,11 +268,12 @@ def reachable(model: Model, out: Path, cases: int, options: Sequence[str]) -> It
         raise
 
 
-def _over(out: Path, cases: int) -> bool:
-    """Whether the run in ``out`` came to its end with all its cases completed."""
+def _over(config: Config, cases: Sequence[Persona], out: Path) -> bool:
+    """Whether the run in ``out`` is this one, and came to its end with all its cases completed."""
     try:
         with contextlib.closing(Reading(out)) as reading:
-            return reading.finished is not None and reading.accounting()["completed"] == cases
+            whole = reading.finished is not None and reading.accounting()["completed"] == len(cases)
+        return whole and not differences(out, build.settings(config, cases))
     except ConfigError:
         return False
 

@@ -14,6 +14,7 @@ Nothing is decided here that could change a tree. Keys of servers are read from 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -268,7 +269,8 @@ class Cluster:
         if self._reading:
             self._reading.close()
         if self._ledger:
-            await self._ledger.close.remote(self._ended)
+            with contextlib.suppress(RayError):  # one that is lost; why has been said
+                await self._ledger.close.remote(self._ended)
         ray.shutdown()
 
     async def _keep(self, first: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import signal
 import threading
@@ -14,6 +15,9 @@ from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.runners.simulate import loop_runner
 from aloe_agents.serving import last_lines, local_model, served
 from aloe_agents.text import inert
+
+CHECKED = 5.0
+"""Seconds between two looks at whether vLLM still answers."""
 
 
 @click.command()
@@ -44,34 +48,36 @@ def command(
     aloe serve ./my-model --port 8000
     aloe serve scripted --port 8000 --latency 0.2
     """
-    import os
-
-    if model != "scripted":
-        if not Path(model).is_dir():
-            raise ConfigError(f"{model!r} is neither a directory nor scripted")
-        length = ["--max-model-len", str(max_model_len)] if max_model_len else []
-        _serve_local(Path(model), host, port, [*length, *shlex.split(vllm_options)], log)
-        return
-
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and not key:
         raise click.UsageError(f"${api_key_env} is not set")
+    if model != "scripted":
+        if not Path(model).is_dir():
+            raise ConfigError(f"{model!r} is neither a directory nor scripted")
+        if latency or seed:
+            raise ConfigError("--latency and --seed are of the scripted model")
+        length = ["--max-model-len", str(max_model_len)] if max_model_len else []
+        _serve_local(Path(model), host, port, [*length, *shlex.split(vllm_options)], log, key)
+        return
     with loop_runner() as runner:
         runner.run(_serve(host, port, latency, key, max_model_len, seed))
 
 
-def _serve_local(path: Path, host: str, port: int, options: list[str], log: Path) -> None:
+def _serve_local(path: Path, host: str, port: int, options: list[str], log: Path, key: str | None) -> None:
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
     model = local_model(path)
-    click.echo(f"vLLM loads {path} (its log: {log})", err=True)
     try:
-        with served(model, log, host=host, port=port, options=options, waiting=lambda: not over.is_set()) as url:
+        with served(
+            model, log, host=host, port=port, options=options, key=key, waiting=lambda: not over.is_set()
+        ) as url:
+            click.echo(f"vLLM loads {path} (its log: {log})", err=True)
             place = url()
             if not over.is_set():
                 click.echo(f"{model.name} at {place} (Ctrl-C stops it)")
-                over.wait()
+                while not over.wait(CHECKED):
+                    url()
     except Fatal:
         for line in last_lines(log):
             click.echo(f"  {inert(line)}", err=True)

@@ -195,14 +195,15 @@ async def _run(engine: Engine, claim: dict[str, Any], out: Path, resolved: str, 
         await asyncio.wait([picture])
         fatal = None if task.cancelled() else task.exception()
         interrupted = fatal is None and engine.stopped
-        if not engine.idle or not (out / TREES).exists():
-            write_trees(out)
-        if not interrupted and not fatal:  # said last, so that a run that is over has its trees
-            await engine.finish()
-        console.print(status_line(engine.snapshot(finished=True)), soft_wrap=True, highlight=False)
-        with contextlib.closing(Reading(out)) as reading:
-            accounting = reading.accounting()
-            console.print(summary(accounting, reading.efficiency(), out, engine.damaged))
+        with contextlib.suppress(*[ConfigError] if fatal else []):  # what ended the run comes first: a full disk, say
+            if not engine.idle or not (out / TREES).exists():
+                write_trees(out)
+            if not interrupted and not fatal:  # said last, so that a run that is over has its trees
+                await engine.finish()
+            console.print(status_line(engine.snapshot(finished=True)), soft_wrap=True, highlight=False)
+            with contextlib.closing(Reading(out)) as reading:
+                accounting = reading.accounting()
+                console.print(summary(accounting, reading.efficiency(), out, engine.damaged))
     finally:
         await engine.close()
     if interrupted or isinstance(fatal, Fatal):

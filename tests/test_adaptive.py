@@ -95,6 +95,14 @@ def test_an_engine_that_slows_down_gets_as_much_as_still_pays() -> None:
     assert 64 <= seen[-1] <= 512  # at 64 in flight it gives half of its most, at 192 three quarters
 
 
+def test_where_one_call_at_a_time_is_taken_and_it_gets_slower_there_is_no_step_down() -> None:
+    capacity = AdaptiveCapacity(8, 1)
+    for seconds in [1.0] * 100 + [2.0] * 100 + [4.0] * 200:
+        capacity.finished(capacity.started(capacity.now), seconds)
+        capacity.limit(1)
+    assert capacity.now == 1
+
+
 def test_calls_that_failed_do_not_keep_it_from_growing() -> None:
     class Late(Engine):
         async def chat(self, call: Call) -> Completion:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aloe_agents.agent import Agent, Scene
+from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.errors import Fatal, WiringError
 from aloe_agents.expansion import Beam, Full, RandomPath
 from aloe_agents.messages import Answered, Failed, Message, Path, PersonaRevealed, Scored, TurnOpened, UserSaid
@@ -71,6 +72,69 @@ async def test_a_non_essential_role_marks_its_node_alone() -> None:
         (tree.id, turn.turn, failure["agent"]) for tree in trees for turn in tree.turns for failure in turn.failures
     ]
     assert marked == [("p00002", 3, "critic")] * 2
+
+
+async def test_an_essential_role_that_fails_fails_the_conversation_but_for_answers_that_were_not_chosen() -> None:
+    class Fails(Critic):
+        essential = True
+
+        async def respond(self, heard: Answered, scene: Scene) -> Flagged:
+            if heard.label == "rejected":
+                raise ZeroDivisionError
+            return await super().respond(heard, scene)
+
+    trees = await play([*paper_cast(Digest()), Fails(Digest())], count=40, turns=2)
+    for tree in trees:
+        forgiven = all(turn.chosen == ("preferred",) for turn in tree.turns)
+        assert tree.status == ("completed" if forgiven else "failed")
+    assert {tree.status for tree in trees} == {"completed", "failed"}
+
+
+def test_what_a_role_left_behind_when_it_failed_holds_nobody_up() -> None:
+    landed: list[str] = []
+
+    class Slow(Digest):
+        async def chat(self, call: Call) -> Completion:
+            await asyncio.sleep(5)
+            landed.append(call.conversation)
+            return await super().chat(call)
+
+    class Leaving(Critic):
+        """Fails while a sibling of its gather waits, and another is paid for."""
+
+        hears = (UserSaid,)  # type: ignore[assignment]
+
+        async def respond(self, heard: UserSaid, scene: Scene) -> Flagged:  # type: ignore[override]
+            async def fail() -> None:
+                await asyncio.sleep(0.001)
+                raise ZeroDivisionError
+
+            asking = scene.ask(self.model, [{"role": "user", "content": heard.text}])
+            await asyncio.gather(scene.need(Answered, "preferred"), asking, fail())
+            raise AssertionError("unreachable")
+
+    async def main() -> list[Tree]:
+        async with asyncio.timeout(1000):
+            return await play([*paper_cast(Digest()), Waiting(), Leaving(Slow())], turns=2)
+
+    trees = run_virtual(main())
+    assert {tree.status for tree in trees} == {"completed"}
+    reasons = [failure["reason"] for tree in trees for turn in tree.turns for failure in turn.failures]
+    assert sorted({*reasons}) == ["role-error", "stuck"]
+    assert len(landed) == 4 * 2, "what was asked lands before the conversation is over"
+
+
+async def test_a_conversation_may_have_hundreds_of_turns() -> None:
+    (tree,) = await play(paper_cast(Digest()), count=1, turns=400)
+    assert tree.status == "completed" and len(tree.turns) == 400
+
+
+async def test_an_endpoint_serves_another_simulation_after_one_that_was_left_early() -> None:
+    endpoint = Endpoint("e", [Digest()], Limits(requests_per_minute=60_000))
+    async for _ in Simulation(paper_cast(endpoint), RandomPath(), turns=2).trees(people(8)):
+        break
+    trees = await play(paper_cast(endpoint), count=3)
+    assert [tree.status for tree in trees] == ["completed"] * 3
 
 
 async def test_a_gap_on_the_unchosen_answer_leaves_the_conversation_whole() -> None:

@@ -164,6 +164,19 @@ def test_an_expected_score_is_the_mean_of_the_digits_by_their_probabilities(
     assert found == (expected if expected is None else pytest.approx(expected, abs=1e-5))
 
 
+async def test_a_judge_whose_server_refuses_to_be_asked_for_probabilities_asks_without() -> None:
+    class Refusing(ScriptedModel):
+        async def chat(self, call: Call) -> Completion:
+            if "logprobs" in call.sampling:
+                raise CallFailed(FailureReason.REFUSED_REQUEST, "no logprobs here (status 400)")
+            return await super().chat(call)
+
+    tree = await talk(Candidate(ScriptedModel(adaptive=True)), judge=Judge(Refusing(), expected=True))
+    plain = await talk(Candidate(ScriptedModel(adaptive=True)), judge=Judge(ScriptedModel()))
+    scores = [[turn.answers["candidate"].scores["judge"] for turn in one.turns] for one in (tree, plain)]
+    assert scores[0] == scores[1] and None not in scores[0] and tree.status == "completed"
+
+
 async def test_a_judge_asks_for_probabilities_and_takes_the_bare_score_where_there_are_none() -> None:
     async with serve(make_app()) as url:
         model = HttpModel(url, "scripted")

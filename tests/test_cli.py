@@ -349,8 +349,13 @@ def test_a_wrong_key_or_model_stops_the_run_in_one_line(
 
 def test_a_port_that_is_taken_is_named(server: str, tmp_path: Path) -> None:
     port = server.removesuffix("/v1").rpartition(":")[2]
-    done = aloe(f"serve scripted --port {port}", tmp_path)
-    assert one_line(done).startswith(f"127.0.0.1:{port} cannot be listened on")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "model/model.safetensors").write_bytes(b"")
+    for model in ("scripted", "model"):  # else vLLM's /health might be answered by another server
+        done = aloe(f"serve {model} --port {port}", tmp_path)
+        assert one_line(done).startswith(f"127.0.0.1:{port} cannot be listened on")
+    assert "--latency and --seed are of the scripted model" in one_line(aloe("serve model --latency 1", tmp_path))
 
 
 # --- status, export, doctor --------------------------------------------------------------------------------------------
@@ -426,6 +431,15 @@ def test_the_doctor_finds_nothing_wrong_with_the_defaults(tmp_path: Path) -> Non
     assert "MISSING" not in done.stdout
     assert "  UserSaid -> induction -> PersonaRevealed\n" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_the_doctor_takes_a_file_for_evaluations_alone(server: str, place: Path) -> None:
+    (place / "eval.toml").write_text(
+        f'[endpoints.big]\nbase_url = "{server}"\nmodel = "scripted"\napi_key_env = "GOOD_KEY"\n'
+        "[roles]\nrole_player.endpoint = 'big'\njudge.endpoint = 'big'\n"
+    )
+    done = aloe("doctor eval.toml", place)
+    assert (done.returncode, done.stderr) == (0, "") and "answers and serves scripted" in done.stdout
 
 
 def test_the_doctor_asks_an_endpoint(server: str, place: Path) -> None:

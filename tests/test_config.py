@@ -172,6 +172,7 @@ def test_a_prompt_is_relative_to_the_configuration(tmp_path: Path, monkeypatch: 
             "[endpoints.big]\nmodel = 'm'\nbase_url = 'https://user:s3cret@a/v1'",
             "endpoint 'big': a URL holds no key; name its variable in api_key_env",
         ),
+        ("[endpoints.big]\nmodel = 'm'\nbase_url = 'https://a/v1?key=s3cret'", "what follows ? or # could be a key"),
         (
             ENDPOINT + "api_key_env = 'sk-s3cret'",
             "endpoint 'big': api_key_env is the name of a variable, never the key itself",

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from aloe_agents.comparison import compare
+from aloe_agents.config import EVALUATION_ROLES, load_config
 from aloe_agents.errors import ConfigError
 from aloe_agents.pools import read_pool
 from aloe_agents.results import read_results
-from aloe_agents.runners.evaluate import benchmark
+from aloe_agents.runners.evaluate import NOWHERE, Model, _candidate, _over, benchmark, evaluate
 from aloe_agents.scripted_server import make_app, serve
 from aloe_agents.tree import read_trees
 from tests.test_cli import ALOE, aloe, one_line
@@ -115,6 +116,36 @@ async def test_interrupted_and_resumed_it_gives_the_same_results(tmp_path: Path)
         assert (await asyncio.to_thread(aloe, f"{command} cut", tmp_path)).returncode == 0
     assert timeless(tmp_path / "cut") == timeless(tmp_path / "whole")
     assert sum(count > 1 for count in counting.seen.values()) <= 8
+
+
+def test_a_file_without_endpoints_and_roles_leaves_all_to_the_scripted_model(tmp_path: Path) -> None:
+    (tmp_path / "aloe.toml").write_text("[run]\nturns = 2\n")
+    done = aloe("evaluate aloe.toml --model scripted-adaptive --count 2 --plain --out ev", tmp_path)
+    assert done.returncode == 0 and body(tmp_path / "ev")["turns"] == 2, done.stderr
+
+
+def test_answers_have_at_most_512_tokens_unless_something_else_is_said() -> None:
+    model = Model("scripted", "scripted")
+    for given, length in (
+        ({}, 512),
+        ({"temperature": 0}, 512),
+        ({"max_tokens": 9}, 9),
+        ({"max_completion_tokens": 9}, None),
+    ):
+        roles = {"roles.candidate.endpoint": "scripted", "roles.candidate.sampling": given}
+        found = _candidate(load_config(None, roles, EVALUATION_ROLES), model, NOWHERE).roles["candidate"].sampling
+        assert found == ({**given, "max_tokens": length} if length else given)
+
+
+def test_an_evaluation_is_over_where_it_was_this_one(tmp_path: Path) -> None:
+    cases = benchmark()[:2]
+    for turns in (2, 3):
+        roles = {f"roles.{role}.endpoint": "scripted" for role in (*EVALUATION_ROLES, "candidate")}
+        config = load_config(None, {"run.turns": turns, **roles}, EVALUATION_ROLES)
+        if turns == 2:
+            evaluate(config, Model("scripted", "scripted"), cases, tmp_path / "ev", source="two", quiet=True)
+        found = _candidate(config, Model("scripted", "scripted"), NOWHERE)
+        assert _over(found, cases, tmp_path / "ev") is (turns == 2), "a model would have to be served to go on"
 
 
 def test_whoever_says_scored_is_a_judge(tmp_path: Path) -> None:

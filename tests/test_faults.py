@@ -133,6 +133,13 @@ async def test_each_answer_is_told_apart(status: int, body: Any, kind: type, rea
 async def test_the_sdk_tells_the_same_apart(status: int, body: Any, kind: type, reason: Any) -> None:
     failure = await said_by(status, body, sdk=True)
     assert type(failure) is kind and getattr(failure, "reason", None) == reason, repr(failure)
+    assert "without a key" not in str(failure)
+
+
+@pytest.mark.parametrize("body", [error(f"bad key {KEY}"), f"<p>{KEY}</p>".encode()])
+async def test_no_message_repeats_the_key(body: Any) -> None:
+    failure = await said_by(200, body)
+    assert isinstance(failure, Transient) and "***" in str(failure) and KEY not in str(failure)
 
 
 async def test_a_lone_surrogate_becomes_storable_and_usage_is_read() -> None:
@@ -146,6 +153,9 @@ async def test_a_lone_surrogate_becomes_storable_and_usage_is_read() -> None:
     assert isinstance(broken, Completion) and broken.text == "hi \ufffd"
     junk = await said_by(200, {**answer(), "usage": [{"prompt_tokens": "many"}]})
     assert isinstance(junk, Completion) and junk.prompt_tokens == 0
+    odd = {**answer("hi", finish="ODD"), "usage": {"prompt_tokens": 2**64 - 1}}
+    odd_said = await said_by(200, orjson.dumps(odd).replace(b'"ODD"', b'"\\ud83d"'))
+    assert isinstance(odd_said, Completion) and (odd_said.prompt_tokens, odd_said.finish_reason) == (0, "\ufffd")
 
 
 async def test_an_oversize_body_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:

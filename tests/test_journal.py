@@ -56,7 +56,10 @@ async def test_what_was_posted_before_is_on_disk_when_a_later_commit_returns(tmp
 async def test_a_flipped_bit_in_an_answer_is_noticed_and_the_answer_asked_again(tmp_path: Path) -> None:
     first, _ = await run(tmp_path, Counted())
     with sqlite3.connect(tmp_path / "journal.sqlite") as connection:
-        connection.execute("UPDATE calls SET text = CAST('fake' AS BLOB) WHERE rowid IN (3, 17)")
+        connection.execute("UPDATE calls SET text = CAST('fake' AS BLOB) WHERE rowid = 3")
+        connection.execute(
+            "UPDATE calls SET text = CAST(x'ef' || substr(text, 2) AS BLOB) WHERE rowid = 17"
+        )  # no UTF-8
         connection.execute("UPDATE conversations SET status = 'running'")
     connection.close()
     model = Counted()

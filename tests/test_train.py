@@ -337,7 +337,7 @@ def test_rows_are_read_from_parquet_as_from_jsonl(place: Path, tmp_path: Path) -
     lines, table = (read_rows(tmp_path / name, "dpo", None, None)[0] for name in ("rows.jsonl", "set"))
     assert lines == table and len({row["conversation"] for row in lines}) == 8
     (tmp_path / "no.parquet").write_text("no table")
-    with pytest.raises(ConfigError, match=r"no.parquet cannot be read: Parquet"):
+    with pytest.raises(ConfigError, match=r"no\.parquet cannot be read as Parquet"):
         read_rows(tmp_path / "no.parquet", "dpo", None, None)
 
 

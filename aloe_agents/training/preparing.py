@@ -77,7 +77,7 @@ def _file_of(data: Path) -> Path:
 
 def _exported(path: Path, form: Form, min_margin: float | None, left: Left) -> Iterator[dict[str, Any]]:
     wanted = ("prompt", "chosen", "rejected") if form == "dpo" else ("prompt", "completion")
-    for where, row in _parquet(path) if path.suffix == ".parquet" else read_json(path):
+    for where, row in read_json(path):
         if not isinstance(row, dict) or any(not isinstance(row.get(name), list) for name in wanted):
             raise ConfigError(f"{where} is no row with {', '.join(wanted)}")
         if "label" in row:
@@ -91,23 +91,8 @@ def _exported(path: Path, form: Form, min_margin: float | None, left: Left) -> I
     left.check_scores(Filter(min_margin=min_margin), None)
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ConfigError(f"reading {path} needs pyarrow; install it with: pip install pyarrow") from None
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-            for n, row in enumerate(rows, 1):
-                yield f"{path}, row {n},", row
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ConfigError(f"{path} cannot be read: {one_line(str(error), 120)}") from None
-
-
 def conversations(source: str | Path) -> Iterator[list[dict[str, str]]]:
-    """The conversations of a JSON or JSONL file, of a folder of them, or of a data set on the hub (OWNER/NAME, all of its
+    """The conversations of a JSON, JSONL or Parquet file, of a folder of them, or of a data set on the hub (OWNER/NAME, all of its
     splits), in the form of CodeActInstruct and its like: objects with ``conversations`` or ``messages``, lists of role (or
     from) and content (or value).
 
