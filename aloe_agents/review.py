@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools import REVIEW, Item, read_items, write_items
+from aloe_agents.pools import REVIEW, Item, ids_after, read_items, write_items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,19 +35,21 @@ class Review:
     def __init__(self, pool: Path, folder: Path) -> None:
         self.pool, self._log = pool, folder / REVIEW
         self._decisions = _read(self._log)
-        present = read_items(pool)[0]
-        originals = {item.id: item for item in present}
-        known: dict[str, set[str]] = {}
+        before: dict[tuple[str, str], Item] = {}
         for decision in self._decisions:
-            known.setdefault(decision.item.id, set()).update({decision.item.text, decision.text})
-        for decision in self._decisions:
-            id = decision.item.id
-            if id in originals and originals[id].text not in known[id]:
-                raise ConfigError(
-                    f"{pool}: the item {id} is not the one that was decided about in {self._log}; give it another id"
-                )
-            originals[id] = decision.item
-        self.items = [originals[id] for id in sorted(originals)]
+            for text in (decision.item.text, decision.text):
+                before[decision.item.id, text] = decision.item
+        items = [before.get((item.id, item.text), item) for item in read_items(pool)[0]]
+        texts, taken = {item.text for item in items}, {item.id for item in items}
+        free = ids_after([*taken, *(decision.item.id for decision in self._decisions)])
+        for decision in self.decided.values():
+            item = decision.item
+            if decision.verdict == "drop" and item.text not in texts:
+                if item.id in taken:  # by another: a pool can be grown anew
+                    item = replace(item, id=next(free))
+                taken.add(item.id)
+                items.append(item)
+        self.items = sorted(items, key=lambda item: item.id)
         """All items as they were before any decision, those that were dropped among them."""
 
     @property

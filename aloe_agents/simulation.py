@@ -247,16 +247,18 @@ def verdict(conversation: Conversation, leads_to: Callable[[str], set[str]]) -> 
     """
     if conversation.interrupted:
         return "pending", ""
-    essential = [failed for failed in conversation.failures if failed.essential]
-    first = min(essential, key=lambda failed: (len(failed.path), failed.path, failed.label), default=None)
-    if not _whole(conversation):
-        return "failed", first.reason if first else str(FailureReason.STUCK)
-    first = min(
-        (failed for failed in essential if _matters(failed, conversation, leads_to)),
+    essential = sorted(
+        (failed for failed in conversation.failures if failed.essential),
         key=lambda failed: (len(failed.path), failed.path, failed.label),
-        default=None,
     )
-    return ("failed", first.reason) if first else ("completed", "")
+    if not _whole(conversation):
+        return "failed", essential[0].reason if essential else str(FailureReason.STUCK)
+    matters = [failed for failed in essential if _matters(failed, conversation, leads_to)]
+    gaps = {failed.path for failed in conversation.failures if failed not in matters}
+    for failed in matters:
+        if failed.reason != FailureReason.STUCK or failed.path not in gaps:  # else it waited for what a gap left out
+            return "failed", failed.reason
+    return "completed", ""
 
 
 def _matters(failed: Failed, conversation: Conversation, leads_to: Callable[[str], set[str]]) -> bool:
@@ -265,7 +267,8 @@ def _matters(failed: Failed, conversation: Conversation, leads_to: Callable[[str
     labels = chosen.labels if isinstance(chosen, Chosen) else ()
     kind, _, label = failed.heard
     about = {label} if kind == Answered.__name__ else leads_to(failed.agent)
-    return not about or not about.isdisjoint(labels)
+    missing = {label for label in about if ("Answered", failed.path, label) not in conversation.said}
+    return not about or not (missing or about).isdisjoint(labels)
 
 
 def _whole(conversation: Conversation) -> bool:

@@ -105,6 +105,7 @@ class Chains:
     def __init__(self, agents: Sequence[Agent], expansion: Expansion) -> None:
         self._expansion = expansion
         self._says = {agent.name: says(agent) or () for agent in agents}
+        self._untold = {agent.name for agent in agents if says(agent) is None}
         self._hearers: dict[type[Message], list[str]] = {}
         for agent in agents:
             for kind in agent.hears:
@@ -121,8 +122,9 @@ class Chains:
         return self._from(conversation, agent, heard.path)
 
     def leads_to(self, agent: str) -> set[str]:
-        """The labels of the answers that ``agent``'s messages lead to."""
-        return {label for label in self._expansion.labels if self._to.get((agent, label))}
+        """The labels of the answers that ``agent``'s messages lead to: all, where it does not tell what it says."""
+        every = self._expansion.labels
+        return {label for label in every if agent in self._untold or self._to.get((agent, label))}
 
     def _from(self, conversation: Conversation, agent: str, path: Path) -> int:
         longest = self._inside.get(agent, 1)

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aloe_agents import prompts, roles
 from aloe_agents.agent import Agent
-from aloe_agents.config import AUTO, SCRIPTED_MODELS, Config, EndpointTable, RoleTable, api_key
+from aloe_agents.config import AUTO, SCRIPTED, SCRIPTED_MODELS, Config, EndpointTable, RoleTable, api_key
 from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.errors import ConfigError
 from aloe_agents.expansion import Beam, Full, RandomPath
@@ -103,13 +104,19 @@ def build_cast(config: Config, endpoints: Mapping[str, Endpoint], folder: Path |
 
 
 def judges(config: Config, folder: Path | None = None) -> dict[str, str]:
-    """The roles whose agents say ``Scored``, by the agents' names."""
+    """The roles whose agents say ``Scored``, by the agents' names; of those that do not tell, roles called judge.
+
+    Raises ConfigError where there is none.
+    """
+    nowhere = Endpoint(SCRIPTED, [ScriptedModel()])  # nothing is asked, so no key is needed
+    cast = build_cast(config, defaultdict(lambda: nowhere), folder)
     found = {}
-    for name, role in config.roles.items():
-        cls = _class(name, role, folder)
-        if any(kind is Scored for kind, _ in says(cls) or ()):
-            own = getattr(cls, "name", None)
-            found[str(role.options.get("name", own if isinstance(own, str) else name))] = name
+    for (name, _), agent in zip(config.roles.items(), cast, strict=True):
+        said = says(agent)
+        if name.partition("-")[0] == "judge" if said is None else any(kind is Scored for kind, _ in said):
+            found[agent.name] = name
+    if not found:
+        raise ConfigError("nobody gives scores: no role of the configuration says Scored")
     return found
 
 

@@ -109,7 +109,15 @@ def _evaluated(
             for (model, place), url in zip(some, urls, strict=True):
                 click.echo(f"evaluate {model.name} on {len(held_out)} people that nothing was trained on")
                 code = evaluate(
-                    config, model, held_out, place, source="held_out.jsonl", plain=plain, quiet=True, url=url
+                    config,
+                    model,
+                    held_out,
+                    place,
+                    source="held_out.jsonl",
+                    plain=plain,
+                    quiet=True,
+                    vllm_options=VLLM,
+                    url=url,
                 )
                 if code == 130:
                     raise KeyboardInterrupt

@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import platform
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -22,6 +22,7 @@ from rich.text import Text
 from aloe_agents.comparison import NOTE, Comparison, compare, text
 from aloe_agents.config import (
     EVALUATION_ROLES,
+    SCRIPTED,
     SCRIPTED_MODELS,
     Config,
     EndpointTable,
@@ -112,6 +113,9 @@ def command(
     changed |= {"roles.candidate.prompt": str(system.absolute())} if system else {}
     changed |= {"roles.candidate.options.overflow": overflow} if overflow else {}
     changed |= {"roles.candidate.endpoint": models[0] if not Path(models[0]).is_dir() else SCRIPTED_MODELS[0]}
+    for role in EVALUATION_ROLES:  # without a configuration they are scripted
+        if config is None and f"roles.{role}.class" not in changed:
+            changed.setdefault(f"roles.{role}.endpoint", SCRIPTED)
     found = [_model(name, load_config(config, needed=())) for name in models]
     resolved = _paneled(load_config(config, changed, EVALUATION_ROLES), judges, expected)
     people = read_personas(cases) if cases else benchmark()
@@ -160,11 +164,12 @@ def evaluate(
     """Evaluate one model on ``cases`` in the directory ``out``, showing it unless ``quiet``, and write its results.
     Returns the exit code. ``url`` is of ``reachable``, where the caller has entered that.
     """
+    judges = build.judges(config, folder)
     with contextlib.nullcontext(url) if url else reachable(config, model, cases, out, vllm_options) as found:
         resolved = _candidate(config, model, found())
         code = simulate(resolved, cases, out, folder=folder, force=force, plain=plain, quiet=quiet)
     if code != 130:
-        body = _results(resolved, model, cases, out, source, normalisation, folder)
+        body = _results(resolved, model, cases, out, source, normalisation, judges)
         if model.local:
             body["model"]["vllm"] = list(vllm_options)
         write_results(out / FILE, body)
@@ -285,9 +290,8 @@ def _results(
     out: Path,
     source: str,
     normalisation: Any,
-    folder: Path | None,
+    judges: Mapping[str, str],
 ) -> dict[str, Any]:
-    judges = build.judges(config, folder)
     with contextlib.closing(Reading(out)) as reading:
         accounting = reading.accounting()
         rows = cases_of(reading.trees(), cases, config.run.turns, list(judges))

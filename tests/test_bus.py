@@ -150,6 +150,39 @@ async def test_a_gap_on_the_unchosen_answer_leaves_the_conversation_whole() -> N
     assert {tree.status for tree in trees} == {"completed", "failed"}
 
 
+class PlainRejected:
+    """One's own, which tells by its annotation alone that it answers, not under which label."""
+
+    name = "rejected"
+    hears = (UserSaid,)
+
+    async def respond(self, heard: UserSaid, scene: Scene) -> Answered:
+        raise ZeroDivisionError
+
+
+class SilentRejected(PlainRejected):
+    """... and one that does not tell what it says."""
+
+    async def respond(self, heard, scene):  # type: ignore[no-untyped-def]
+        raise ZeroDivisionError
+
+
+class Joining(PlainRejected):
+    """Essential, and waits for an answer that never comes."""
+
+    name = "joining"
+
+    async def respond(self, heard: UserSaid, scene: Scene) -> Flagged:  # type: ignore[override]
+        return Flagged.after(heard, verdict=(await scene.need(Answered, "rejected")).text)
+
+
+@pytest.mark.parametrize("others", [(PlainRejected,), (SilentRejected,), (PlainRejected, Joining)])
+async def test_a_gap_is_forgiven_whatever_its_role_tells_and_so_is_waiting_for_it(others: tuple[type, ...]) -> None:
+    trees = await play([*paper_cast(Digest())[:3], *(other() for other in others)], count=20, turns=1)
+    assert all(tree.status == ("completed" if tree.turns[0].chosen == ("preferred",) else "failed") for tree in trees)
+    assert {tree.status for tree in trees} == {"completed", "failed"}
+
+
 class Waiting:
     """Needs what nobody says."""
 

@@ -124,6 +124,14 @@ def test_a_file_without_endpoints_and_roles_leaves_all_to_the_scripted_model(tmp
     assert done.returncode == 0 and body(tmp_path / "ev")["turns"] == 2, done.stderr
 
 
+def test_without_a_configuration_an_endpoint_can_be_given_for_one_role(tmp_path: Path) -> None:
+    given = (
+        "--judge big --set endpoints.big.base_url=http://127.0.0.1:9/v1 --set endpoints.big.model=m --system nowhere.md"
+    )
+    said = one_line(aloe(f"evaluate --model scripted-adaptive {given} --out ev", tmp_path))
+    assert "nowhere.md cannot be read" in said, "and not that the user has no endpoint"
+
+
 def test_answers_have_at_most_512_tokens_unless_something_else_is_said() -> None:
     model = Model("scripted", "scripted")
     for given, length in (
@@ -155,17 +163,22 @@ def test_whoever_says_scored_is_a_judge(tmp_path: Path) -> None:
         "    name, hears = 'strict', (Answered,)\n"
         "    async def respond(self, heard: Answered, scene: Scene) -> Scored:\n"
         "        return Scored.of(heard, judge=self.name, score=1)\n"
+        "from aloe_agents.roles import Judge\n"
+        "class Mild(Judge):\n"
+        "    name = 'mild'\n"
     )
     (tmp_path / "aloe.toml").write_text(
         "[roles]\nrole_player.endpoint = 'scripted'\njudge.endpoint = 'scripted'\n"
         "[roles.style]\nclass = 'aloe_agents.roles:Judge'\nendpoint = 'scripted'\n"
         "[roles.third]\nclass = 'own:Strict'\n"
+        "[roles.fourth]\nclass = 'own:Mild'\nendpoint = 'scripted'\n"
     )
     done = aloe("evaluate aloe.toml --model scripted-adaptive --count 2 --turns 2 --plain --out ev", tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "ev/results.json").read_text())
-    assert list(results["judges"]) == ["mean", "judge", "style", "strict"]
-    assert list(results["judged_by"]) == ["judge", "style", "strict"]
+    assert list(results["judges"]) == ["mean", "judge", "style", "strict", "fourth"]
+    assert list(results["judged_by"]) == ["judge", "style", "strict", "fourth"]
+    assert not any(figures["missing"] for figures in results["judges"].values())
     assert results["judges"]["strict"]["average"]["value"] == 1
     assert results["judges"]["style"]["average"] == results["judges"]["judge"]["average"]
     assert (

@@ -160,6 +160,21 @@ def test_decisions_are_applied_kept_and_undone(tmp_path: Path) -> None:
     assert len((folder_of(pool) / "review.jsonl").read_bytes().splitlines()) == 6, "nothing is forgotten"
 
 
+def test_a_decision_is_about_a_text_though_another_has_its_id_now(tmp_path: Path) -> None:
+    pool, folder = tmp_path / "pool.jsonl", tmp_path / "pool.pool"
+    write_items(pool, [Item(text=text, id=f"{n:05d}") for n, text in enumerate(("one", "two", "three"), 1)])
+    first = Review(pool, folder)
+    first.decide(first.items[1], "drop")
+    first.decide(first.items[2], "edit", "tree")
+    write_items(pool, [Item(text=text, id=f"{n:05d}") for n, text in enumerate(("one", "four", "three", "five"), 1)])
+    again = Review(pool, folder)
+    assert [(item.id, item.text) for item in again.items] == [
+        ("00001", "one"), ("00002", "four"), ("00003", "three"), ("00004", "five"), ("00005", "two"),
+    ]  # fmt: skip
+    again.decide(again.items[0], "keep")
+    assert [item.text for item in read_items(pool)[0]] == ["one", "four", "tree", "five"]
+
+
 def test_a_pool_that_is_written_anew_keeps_its_decisions(tmp_path: Path) -> None:
     pool = tmp_path / "pool.jsonl"
     write_items(pool, ITEMS)
