@@ -38,10 +38,8 @@ class Expansion(Agent, typing.Protocol):
         """The labels that go on at a node, where that is known before the answers exist; else None."""
 
 
-def says(agent: Agent | type[Agent]) -> tuple[Said, ...] | None:
-    """What an agent, or a class of them, may say: its ``says``, or the return annotation of ``respond``; None where neither
-    tells.
-    """
+def says(agent: Agent) -> tuple[Said, ...] | None:
+    """What an agent may say: its ``says``, or the return annotation of ``respond``; None where neither tells."""
     if (declared := getattr(agent, "says", None)) is not None:
         return _listed(declared)
     try:
@@ -104,8 +102,9 @@ class Chains:
 
     def __init__(self, agents: Sequence[Agent], expansion: Expansion) -> None:
         self._expansion = expansion
-        self._says = {agent.name: says(agent) or () for agent in agents}
-        self._untold = {agent.name for agent in agents if says(agent) is None}
+        told = {agent.name: says(agent) for agent in agents}
+        self._says = {name: said or () for name, said in told.items()}
+        self._untold = {name for name, said in told.items() if said is None}
         self._hearers: dict[type[Message], list[str]] = {}
         for agent in agents:
             for kind in agent.hears:

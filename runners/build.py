@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aloe_agents.embedding import Embedder  # numpy: not for those who embed nothing
 
 LIKELY = 256
-_CLASSES: Mapping[str, type[Agent]] = {
+_CLASSES: Mapping[str, type] = {
     "role_player": roles.RolePlayer,
     "induction": roles.Induction,
     "preferred": roles.Preferred,
@@ -87,7 +87,7 @@ def build_cast(config: Config, endpoints: Mapping[str, Endpoint], folder: Path |
     """One agent a configured role. ``folder`` is where classes of one's own are looked for first."""
     cast = []
     for name, role in config.roles.items():
-        cls = _class(name, role, folder)
+        cls = _load(name, role.class_, folder) if role.class_ else _CLASSES[name]
         arguments: dict[str, Any] = dict(role.options)
         if "name" in inspect.signature(cls).parameters:
             arguments.setdefault("name", name)
@@ -111,7 +111,7 @@ def judges(config: Config, folder: Path | None = None) -> dict[str, str]:
     nowhere = Endpoint(SCRIPTED, [ScriptedModel()])  # nothing is asked, so no key is needed
     cast = build_cast(config, defaultdict(lambda: nowhere), folder)
     found = {}
-    for (name, _), agent in zip(config.roles.items(), cast, strict=True):
+    for name, agent in zip(config.roles, cast, strict=True):
         said = says(agent)
         if name.partition("-")[0] == "judge" if said is None else any(kind is Scored for kind, _ in said):
             found[agent.name] = name
@@ -199,11 +199,6 @@ def build_embedder(spec: str, config: Config, folder: Path | None = None) -> Emb
         embedder: Embedder = thing if hasattr(thing, "embed") else SentenceEmbedder(thing, spec)
         return embedder
     return SentenceEmbedder(spec)
-
-
-def _class(name: str, role: RoleTable, folder: Path | None) -> type[Agent]:
-    cls: type[Agent] = _load(name, role.class_, folder) if role.class_ else _CLASSES[name]
-    return cls
 
 
 def _load(name: str, dotted: str, folder: Path | None) -> Any:

@@ -92,9 +92,9 @@ def _exported(path: Path, form: Form, min_margin: float | None, left: Left) -> I
 
 
 def conversations(source: str | Path) -> Iterator[list[dict[str, str]]]:
-    """The conversations of a JSON, JSONL or Parquet file, of a folder of them, or of a data set on the hub (OWNER/NAME, all of its
-    splits), in the form of CodeActInstruct and its like: objects with ``conversations`` or ``messages``, lists of role (or
-    from) and content (or value).
+    """The conversations of a JSON, JSONL or Parquet file, of a folder of them, or of a data set on the hub (OWNER/NAME, all of
+    its splits), in the form of CodeActInstruct and its like: objects with ``conversations`` or ``messages``, lists of role
+    (or from) and content (or value).
 
     Raises ConfigError, naming the item, for anything else.
     """
