@@ -20,14 +20,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aloe_agents.agent import Agent, Scene
-    from aloe_agents.embedding import Embedder, EndpointEmbedder, LexicalEmbedder, SentenceEmbedder, VectorStore
-    from aloe_agents.endpoint import Endpoint, Limits
+    from aloe_agents.engine.agent import Agent, Scene
+    from aloe_agents.engine.expansion import Beam, Full, RandomPath
+    from aloe_agents.engine.outcome import Outcome
+    from aloe_agents.engine.simulation import Simulation
     from aloe_agents.errors import AloeError, ConfigError, Failure, Fatal
-    from aloe_agents.expansion import Beam, Full, RandomPath
-    from aloe_agents.growth import Growth, Plan
-    from aloe_agents.http_model import HttpModel
-    from aloe_agents.journal import Journal
     from aloe_agents.messages import (
         Answered,
         Chosen,
@@ -41,26 +38,30 @@ if TYPE_CHECKING:
         UserSaid,
     )
     from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
-    from aloe_agents.openai_model import OpenAIModel
+    from aloe_agents.models.endpoint import Endpoint, Limits
+    from aloe_agents.models.http import HttpModel
+    from aloe_agents.models.openai import OpenAIModel
+    from aloe_agents.models.scripted.model import ScriptedModel
     from aloe_agents.personas import Persona, read_personas, sample_personas, write_personas
-    from aloe_agents.pools import Item, read_items, read_pool, write_items
-    from aloe_agents.recorder import Recorder
-    from aloe_agents.scripted import ScriptedModel
-    from aloe_agents.similarity import Novelty
-    from aloe_agents.simulation import Outcome, Simulation
+    from aloe_agents.pools.embedding import Embedder, EndpointEmbedder, LexicalEmbedder, SentenceEmbedder, VectorStore
+    from aloe_agents.pools.growth import Growth, Plan
+    from aloe_agents.pools.items import Item, read_items, read_pool, write_items
+    from aloe_agents.pools.similarity import Novelty
+    from aloe_agents.runs.journal import Journal
+    from aloe_agents.runs.recorder import Recorder
     from aloe_agents.tree import Tree, read_trees
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "agent": ("Agent", "Scene"),
-    "embedding": ("Embedder", "EndpointEmbedder", "LexicalEmbedder", "SentenceEmbedder", "VectorStore"),
-    "endpoint": ("Endpoint", "Limits"),
+    "engine.agent": ("Agent", "Scene"),
+    "pools.embedding": ("Embedder", "EndpointEmbedder", "LexicalEmbedder", "SentenceEmbedder", "VectorStore"),
+    "models.endpoint": ("Endpoint", "Limits"),
     "errors": ("AloeError", "ConfigError", "Failure", "Fatal"),
-    "expansion": ("Beam", "Full", "RandomPath"),
-    "growth": ("Growth", "Plan"),
-    "http_model": ("HttpModel",),
-    "journal": ("Journal",),
+    "engine.expansion": ("Beam", "Full", "RandomPath"),
+    "pools.growth": ("Growth", "Plan"),
+    "models.http": ("HttpModel",),
+    "runs.journal": ("Journal",),
     "messages": (
         "Answered",
         "Chosen",
@@ -74,13 +75,14 @@ _HOME = {
         "UserSaid",
     ),
     "model": ("Call", "ChatMessage", "ChatModel", "Completion"),
-    "openai_model": ("OpenAIModel",),
+    "models.openai": ("OpenAIModel",),
     "personas": ("Persona", "read_personas", "sample_personas", "write_personas"),
-    "pools": ("Item", "read_items", "read_pool", "write_items"),
-    "recorder": ("Recorder",),
-    "scripted": ("ScriptedModel",),
-    "similarity": ("Novelty",),
-    "simulation": ("Outcome", "Simulation"),
+    "pools.items": ("Item", "read_items", "read_pool", "write_items"),
+    "runs.recorder": ("Recorder",),
+    "models.scripted.model": ("ScriptedModel",),
+    "pools.similarity": ("Novelty",),
+    "engine.outcome": ("Outcome",),
+    "engine.simulation": ("Simulation",),
     "tree": ("Tree", "read_trees"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

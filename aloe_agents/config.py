@@ -18,7 +18,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.http_model import is_loopback
+from aloe_agents.models.http import is_loopback
 from aloe_agents.text import one_line
 
 SCRIPTED = "scripted"

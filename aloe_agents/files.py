@@ -1,12 +1,21 @@
-"""Files that are whole or not there: written beside their place, flushed to the disk, then moved into it."""
+"""Files: written whole or not at all, and read with errors that name the line.
+
+:func:`replacing` writes beside the file's place, flushes to disk, then moves the new file into place.
+:func:`read_values` reads JSON, JSON lines, CSV, TSV, Parquet and plain text alike, as values with where they stand.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+import orjson
 
 from aloe_agents.errors import ConfigError
 
@@ -32,3 +41,131 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without its byte order mark. Raises ConfigError where it cannot be read."""
+    return "\n".join(line for _, line in text_lines(path, blank=True))
+
+
+def text_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file, numbered from 1, without their newlines; without the blank ones unless ``blank``.
+
+    Only a newline ends a line. Raises ConfigError where the file cannot be read.
+    """
+    at = 0
+    try:
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                line = raw.removesuffix(b"\n").removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").decode()
+                at += len(raw)
+                if blank or line.strip():
+                    yield number, line
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {at + error.start})") from None
+
+
+def read_values(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
+    """The values in a file, each with where it stands; what holds one that cannot be read is a ConfigError in its place.
+
+    The ending says what the file is: ``.csv``, ``.tsv``, ``.parquet``, ``.json`` (a list); anything else is JSON lines, or
+    plain text with an item a line. A line with several JSON values gives them all, and a remark.
+    """
+    reader = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".json": _json}.get(path.suffix.lower(), _lines)
+    yield from reader(path, remarks)
+
+
+def read_json(path: Path) -> Iterator[tuple[str, object]]:
+    """The values of a JSON list, of JSON lines or of a Parquet file's rows, each with where it stands. Raises ConfigError
+    where there are none.
+    """
+    for where, value in {".json": _json, ".parquet": _parquet}.get(path.suffix, _lines)(path, []):
+        if isinstance(value, ConfigError):
+            raise value
+        yield where, value
+
+
+def _lines(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
+    is_json: bool | None = None
+    for number, line in text_lines(path):
+        where = f"{path}, line {number}"
+        if is_json is None:
+            is_json = line.lstrip()[0] in '{"['
+        if not is_json:
+            yield where, line.strip()
+            continue
+        try:
+            values = _values(line, where)
+        except ConfigError as error:
+            yield where, error
+            continue
+        if len(values) > 1:
+            remarks.append(f"{where} holds {len(values)} items; all of them are used")
+        for value in values:
+            yield where, value
+
+
+def _json(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
+    try:
+        values = orjson.loads(read_text(path))
+    except orjson.JSONDecodeError:
+        yield from _lines(path, remarks)  # JSONL under another name
+        return
+    for number, value in enumerate(values if isinstance(values, list) else [values], 1):
+        yield f"{path}, item {number}", value
+
+
+def _csv(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
+    rows = csv.reader(
+        io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ","
+    )
+    columns: list[str] = []
+    try:
+        for row in rows:
+            if not columns:
+                columns = row
+            elif len(row) > len(columns):
+                where = f"{path}, line {rows.line_num}"
+                yield (
+                    where,
+                    ConfigError(f"{where} has {len(row)} cells, and the header {len(columns)}: quote its texts"),
+                )
+            elif row:
+                yield f"{path}, line {rows.line_num}", dict(zip(columns, row, strict=False))
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {rows.line_num} is not CSV: {error}") from None
+
+
+def _parquet(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError(f"reading {path} needs pyarrow; install it with: pip install pyarrow") from None
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
+        raise ConfigError(f"{path} cannot be read as Parquet: {error}") from None
+
+
+def _values(line: str, where: str) -> list[object]:
+    """The JSON values of one line: as a rule one."""
+    decoder = json.JSONDecoder()
+    values: list[object] = []
+    at = 0
+    while at < len(line):
+        if line[at].isspace():
+            at += 1
+            continue
+        try:
+            value, at = decoder.raw_decode(line, at)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ConfigError(f"{where} is not JSON: {error}") from None
+        values.append(value)
+    return values

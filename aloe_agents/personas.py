@@ -15,8 +15,8 @@ from pathlib import Path
 import orjson
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.files import replacing
-from aloe_agents.text import storable
+from aloe_agents.files import replacing, text_lines
+from aloe_agents.text import as_text, kind_of, storable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,49 +99,9 @@ def sample_personas(profiles: Sequence[str], personalities: Sequence[str], count
     ]
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without its byte order mark. Raises ConfigError where it cannot be read."""
-    return "\n".join(line for _, line in text_lines(path, blank=True))
-
-
-def text_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file, numbered from 1, without their newlines; without the blank ones unless ``blank``.
-
-    Only a newline ends a line. Raises ConfigError where the file cannot be read.
-    """
-    at = 0
-    try:
-        with open(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
-                line = raw.removesuffix(b"\n").removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").decode()
-                at += len(raw)
-                if blank or line.strip():
-                    yield number, line
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text (byte {at + error.start})") from None
-
-
 def _json_lines(path: Path) -> Iterator[tuple[int, object]]:
     for number, line in text_lines(path):
         try:
             yield number, orjson.loads(line)
         except orjson.JSONDecodeError as error:
             raise ConfigError(f"{path}, line {number} is not JSON: {error}") from None
-
-
-def as_text(value: object, what: str) -> str:
-    """``value``, which is ``what``, if it is a text that holds something. Raises ConfigError, naming it, else."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise ConfigError(f"{what} is missing or empty")
-    if not isinstance(value, str):
-        raise ConfigError(f"{what} is {kind_of(value)}, not text")
-    return storable(value)
-
-
-def kind_of(value: object) -> str:
-    """What a JSON value is, in words."""
-    return {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(
-        type(value), "a number"
-    )

@@ -17,16 +17,16 @@ import selectors
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from aloe_agents.agent import Agent
-from aloe_agents.bus import Slot
-from aloe_agents.conversation import Conversation, describe
+from aloe_agents.engine.agent import Agent
+from aloe_agents.engine.bus import Slot
+from aloe_agents.engine.conversation import Conversation, describe
+from aloe_agents.engine.simulation import Simulation
+from aloe_agents.engine.wiring import Expansion
 from aloe_agents.errors import AloeError
-from aloe_agents.limits import Slots
 from aloe_agents.messages import Address, Failed, Message, Path
 from aloe_agents.model import Call, ChatModel, Completion
+from aloe_agents.models.limits import Slots
 from aloe_agents.personas import Persona
-from aloe_agents.simulation import Simulation
-from aloe_agents.wiring import Expansion
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ def check_replay(
     number of messages that all schedules agreed on. Raises NotReplayable, naming the first address that differs.
     """
     if model is None:
-        from aloe_agents.scripted import ScriptedModel
+        from aloe_agents.models.scripted.model import ScriptedModel
 
         model = ScriptedModel()
     reference: Said | None = None

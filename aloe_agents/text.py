@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import re
 
+from aloe_agents.errors import ConfigError
+
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # C0 without tab and newline, DEL, C1, and what reorders a line without being seen: bidirectional marks,
 # embeddings, overrides and isolates, line and paragraph separators, the interlinear annotation controls; and the
@@ -61,3 +63,19 @@ def impersonal(text: str) -> str:
 
 def _cased(word: str, like: str) -> str:
     return word.capitalize() if like[0].isupper() else word
+
+
+def as_text(value: object, what: str) -> str:
+    """``value``, which is ``what``, if it is a text that holds something. Raises ConfigError, naming it, else."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise ConfigError(f"{what} is missing or empty")
+    if not isinstance(value, str):
+        raise ConfigError(f"{what} is {kind_of(value)}, not text")
+    return storable(value)
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words."""
+    return {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(
+        type(value), "a number"
+    )

@@ -10,25 +10,25 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aloe_agents.console import draw
-from aloe_agents.endpoint import Endpoint, Limits
-from aloe_agents.expansion import RandomPath
-from aloe_agents.journal import Journal
+from aloe_agents.engine.expansion import RandomPath
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.messages import Message
+from aloe_agents.models.endpoint import Endpoint, Limits
+from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.personas import sample_personas
-from aloe_agents.pools import read_pool
-from aloe_agents.progress import Progress
-from aloe_agents.recorder import Recorder
+from aloe_agents.pools.items import read_pool
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer
 from aloe_agents.runners.simulate import endpoint_lines
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.simulation import Simulation
+from aloe_agents.runs.console import draw
+from aloe_agents.runs.journal import Journal
+from aloe_agents.runs.progress import Progress
+from aloe_agents.runs.recorder import Recorder
 
 WIDTH, HEIGHT = 120, 34
 
 
 async def main() -> None:
-    data = Path(str(files("aloe_agents") / "data"))
+    data = Path(str(files("aloe_agents.pools")))
     profiles, personalities = (read_pool(data / name)[0] for name in ("profiles.txt", "personalities.txt"))
     endpoints = {"scripted": Endpoint("scripted", [ScriptedModel(latency=0.2)], Limits(capacity=64))}
     model = endpoints["scripted"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aloe_agents import prompts
-from aloe_agents.agent import Scene
+from aloe_agents.engine.agent import Scene
 from aloe_agents.errors import CallFailed, ConfigError, FailureReason
 from aloe_agents.messages import Answered, Message, UserSaid
 from aloe_agents.model import ChatMessage, ChatModel, Completion

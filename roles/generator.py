@@ -5,12 +5,12 @@ profile of a persona in a sentence.
 from __future__ import annotations
 
 from aloe_agents import prompts
-from aloe_agents.agent import Scene
+from aloe_agents.engine.agent import Scene
 from aloe_agents.errors import Unparsed
 from aloe_agents.messages import Proposed, RoundOpened, SketchGiven
 from aloe_agents.model import ChatMessage, ChatModel
+from aloe_agents.pools.proposals import KINDS, split
 from aloe_agents.prompts import Prompt
-from aloe_agents.proposals import KINDS, split
 
 
 class Generator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from aloe_agents import prompts
-from aloe_agents.agent import Scene
+from aloe_agents.engine.agent import Scene
 from aloe_agents.errors import Unparsed
 from aloe_agents.messages import PersonaRevealed, UserSaid
 from aloe_agents.model import ChatMessage, ChatModel

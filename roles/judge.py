@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from aloe_agents import prompts
-from aloe_agents.agent import Scene
+from aloe_agents.engine.agent import Scene
 from aloe_agents.errors import CallFailed, FailureReason
 from aloe_agents.messages import Answered, Scored, UserSaid
 from aloe_agents.model import ChatMessage, ChatModel, Completion

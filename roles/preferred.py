@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aloe_agents import prompts
-from aloe_agents.agent import Scene
+from aloe_agents.engine.agent import Scene
 from aloe_agents.messages import Answered, PersonaRevealed, UserSaid
 from aloe_agents.model import ChatModel
 from aloe_agents.roles.rejected import dialogue

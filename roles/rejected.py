@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aloe_agents.agent import Scene
+from aloe_agents.engine.agent import Scene
 from aloe_agents.messages import Answered, UserSaid
 from aloe_agents.model import ChatMessage, ChatModel
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from aloe_agents.annotation import Agreement, agreements, draw, judged, read_sheet, to_csv
 from aloe_agents.errors import ConfigError
+from aloe_agents.evaluation.annotation import Agreement, agreements, draw, judged, read_sheet, to_csv
+from aloe_agents.evaluation.results import CANDIDATE
 from aloe_agents.files import replacing
-from aloe_agents.reading import TREES
-from aloe_agents.results import CANDIDATE
+from aloe_agents.runs.reading import TREES
 from aloe_agents.tree import Tree, read_trees
 
 

@@ -15,18 +15,18 @@ from typing import Any
 
 import click
 
-from aloe_agents.comparison import Comparison, as_markdown, compare
 from aloe_agents.config import EVALUATION_ROLES, NEEDED_ROLES, load_config
 from aloe_agents.errors import ConfigError
+from aloe_agents.evaluation.comparison import Comparison, as_markdown, compare
+from aloe_agents.evaluation.results import read_results
 from aloe_agents.files import replacing
+from aloe_agents.models.scripted.small_world import people
+from aloe_agents.models.serving import on_gpu
 from aloe_agents.personas import Persona, write_personas
-from aloe_agents.results import read_results
 from aloe_agents.runners.evaluate import evaluate, in_directory, reachable, show, wide
 from aloe_agents.runners.simulate import simulate
 from aloe_agents.runners.train import train
-from aloe_agents.runners.training_plan import Plan
-from aloe_agents.serving import on_gpu
-from aloe_agents.small_world import people
+from aloe_agents.training.plan import Plan
 from aloe_agents.tree import read_trees
 
 BASE, PREFERRED, REJECTED, DPO = "base", "sft-preferred", "sft-rejected", "sft-dpo"
@@ -182,7 +182,7 @@ def _report(out: Path, found: Comparison, claims: Sequence[Claim], scale: Scale)
         file.write("\n".join(["# The closed loop", "", settings, "", as_markdown(found), *lines, ""]).encode())
     click.echo(f"\n{out / REPORT}")
     if importlib.util.find_spec("matplotlib"):
-        from aloe_agents.report.curves import draw
+        from aloe_agents.evaluation.curves import draw
 
         draw(found, out / CURVES)
         click.echo(str(out / CURVES))

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from aloe_agents.comparison import as_csv, as_latex, as_markdown, compare
 from aloe_agents.errors import ConfigError
+from aloe_agents.evaluation.comparison import as_csv, as_latex, as_markdown, compare
+from aloe_agents.evaluation.results import FILE, read_results
 from aloe_agents.files import replacing
-from aloe_agents.results import FILE, read_results
 from aloe_agents.runners.evaluate import show, wide
 
 FORMS = {".md": as_markdown, ".csv": as_csv, ".tex": as_latex}
@@ -51,7 +51,7 @@ def command(
             with replacing(out) as file:
                 file.write(FORMS[out.suffix](found).encode())
         else:
-            from aloe_agents.report.curves import draw
+            from aloe_agents.evaluation.curves import draw
 
             draw(found, out)
     show(wide(), found)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
-from aloe_agents.comparison import compare
 from aloe_agents.config import EVALUATION_ROLES, POOL_ROLES, load_config
+from aloe_agents.evaluation.benchmark import benchmark
+from aloe_agents.evaluation.comparison import compare
+from aloe_agents.evaluation.results import read_results
 from aloe_agents.personas import sample_personas
-from aloe_agents.pools import read_pool
-from aloe_agents.proposals import KINDS, Kind
-from aloe_agents.results import read_results
-from aloe_agents.runners.evaluate import Model, benchmark, evaluate, show, wide
+from aloe_agents.pools.items import read_pool
+from aloe_agents.pools.proposals import KINDS, Kind
+from aloe_agents.runners.evaluate import Model, evaluate, show, wide
 from aloe_agents.runners.personas.grow import grow
 from aloe_agents.runners.simulate import SETTLED, resume_line, simulate
 from aloe_agents.tree import read_trees

@@ -20,7 +20,7 @@ from aloe_agents.config import (
     load_config,
 )
 from aloe_agents.errors import ConfigError
-from aloe_agents.http_model import is_loopback
+from aloe_agents.models.http import is_loopback
 from aloe_agents.text import one_line
 
 CORE = ("aiohttp", "click", "httpx", "numpy", "openai", "orjson", "pydantic", "rich", "tenacity", "tomli-w", "uvloop")
@@ -99,12 +99,12 @@ def _probe(name: str, table: EndpointTable) -> str | None:
 
 
 def _print_flow(config: Config, folder: Path | None) -> None:
-    from aloe_agents.runners import build
-    from aloe_agents.wiring import flow
+    from aloe_agents import building
+    from aloe_agents.engine.wiring import flow
 
     # whose key is missing has been said; the flow does not need it
     keyless = {name: table.model_copy(update={"api_key_env": ""}) for name, table in config.endpoints.items()}
-    parts = build.build(config.model_copy(update={"endpoints": keyless}), folder)
+    parts = building.build(config.model_copy(update={"endpoints": keyless}), folder)
     click.echo("who hears what -> who -> says what")
     for line in flow([*parts.cast, parts.expansion]):
         click.echo(f"  {line}")

@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aloe_agents.comparison import NOTE, Comparison, compare, text
+from aloe_agents import building
 from aloe_agents.config import (
     EVALUATION_ROLES,
     SCRIPTED,
@@ -31,13 +30,14 @@ from aloe_agents.config import (
     parse_override,
 )
 from aloe_agents.errors import ConfigError, Fatal
-from aloe_agents.journal import differences
+from aloe_agents.evaluation.benchmark import benchmark
+from aloe_agents.evaluation.comparison import NOTE, Comparison, compare, text
+from aloe_agents.evaluation.results import FILE, SCHEMA, cases_of, digest_of, figures, read_results, write_results
+from aloe_agents.models.serving import FETCH, LocalModel, last_lines, local_model, served
 from aloe_agents.personas import Persona, read_personas
-from aloe_agents.reading import Reading
-from aloe_agents.results import FILE, SCHEMA, cases_of, digest_of, figures, read_results, write_results
-from aloe_agents.runners import build
 from aloe_agents.runners.simulate import check_settings, simulate
-from aloe_agents.serving import FETCH, LocalModel, last_lines, local_model, served
+from aloe_agents.runs.journal import differences
+from aloe_agents.runs.reading import Reading
 from aloe_agents.text import inert
 
 LOG = "vllm.log"
@@ -141,11 +141,6 @@ def command(
     return worst
 
 
-def benchmark() -> list[Persona]:
-    """The package's own 100 cases, 20 profiles with 5 personalities each."""
-    return read_personas(Path(str(files("aloe_agents") / "data" / "benchmark.jsonl")))
-
-
 def evaluate(
     config: Config,
     model: Model,
@@ -164,7 +159,7 @@ def evaluate(
     """Evaluate one model on ``cases`` in the directory ``out``, showing it unless ``quiet``, and write its results.
     Returns the exit code. ``url`` is of ``reachable``, where the caller has entered that.
     """
-    judges = build.judges(config, folder)
+    judges = building.judges(config, folder)
     with contextlib.nullcontext(url) if url else reachable(config, model, cases, out, vllm_options) as found:
         resolved = _candidate(config, model, found())
         code = simulate(resolved, cases, out, folder=folder, force=force, plain=plain, quiet=quiet)
@@ -278,7 +273,7 @@ def _over(config: Config, cases: Sequence[Persona], out: Path) -> bool:
     try:
         with contextlib.closing(Reading(out)) as reading:
             whole = reading.finished is not None and reading.accounting()["completed"] == len(cases)
-        return whole and not differences(out, build.settings(config, cases))
+        return whole and not differences(out, building.settings(config, cases))
     except ConfigError:
         return False
 
@@ -307,7 +302,7 @@ def _results(
         "cost",
         "roles",
     )
-    settings = build.settings(config, cases)
+    settings = building.settings(config, cases)
     return {
         "schema": SCHEMA,
         "model": {
@@ -339,7 +334,7 @@ def _identity(config: Config, role: str) -> dict[str, str]:
     """What the answers of a role depend on."""
     return {
         name.removesuffix(f" of {role}"): value
-        for name, value in build.role_settings(config).items()
+        for name, value in building.role_settings(config).items()
         if name.endswith(f" of {role}")
     }
 

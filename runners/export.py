@@ -11,9 +11,9 @@ import click
 import orjson
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.export import to_authors
 from aloe_agents.files import replacing
-from aloe_agents.reading import TREES, Reading
+from aloe_agents.runs.reading import TREES, Reading
+from aloe_agents.training.authors import to_authors
 from aloe_agents.training.rows import FORMS, Filter, Form, Left, rows
 from aloe_agents.training.writing import card, writer
 from aloe_agents.tree import Tree, read_trees

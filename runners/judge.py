@@ -13,18 +13,18 @@ from typing import Any
 import click
 import numpy as np
 
-from aloe_agents.bus import Bus
+from aloe_agents import building
 from aloe_agents.config import SCRIPTED_MODELS, Config, load_config
+from aloe_agents.engine.bus import Bus
 from aloe_agents.errors import ConfigError, Fatal
+from aloe_agents.evaluation.rejudging import Scores, rejudge, self_agreement
+from aloe_agents.evaluation.results import FILE, cases_of, digest_of, figures, read_results, write_results
 from aloe_agents.files import replacing
-from aloe_agents.journal import Journal, differences
 from aloe_agents.personas import Persona
-from aloe_agents.reading import TREES
-from aloe_agents.recorder import Recorder
-from aloe_agents.rejudging import Scores, rejudge, self_agreement
-from aloe_agents.results import FILE, cases_of, digest_of, figures, read_results, write_results
-from aloe_agents.runners import build
 from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
+from aloe_agents.runs.journal import Journal, differences
+from aloe_agents.runs.reading import TREES
+from aloe_agents.runs.recorder import Recorder
 from aloe_agents.tree import Tree, read_trees
 
 FOLDER = "judged"
@@ -75,7 +75,7 @@ def command(
     if endpoint not in (*resolved.endpoints, *SCRIPTED_MODELS):
         raise ConfigError(f"the judge {endpoint!r} is no endpoint of the configuration")
     out = directory / FOLDER / name
-    settings = {**build.role_settings(resolved), "trees": _digest(trees)}
+    settings = {**building.role_settings(resolved), "trees": _digest(trees)}
     if (differing := differences(out, settings)) and not force:
         raise ConfigError(f"{out} holds another judgement: {'; '.join(differing)} (--name, or --force to do it again)")
     with contextlib.closing(Journal(out)) as journal, loop_runner() as runner:
@@ -95,8 +95,8 @@ def _trees_in(directory: Path) -> Path:
 async def _judged(
     config: Config, trees: list[Tree], passes: int, journal: Journal, settings: dict[str, str], path: Path | None
 ) -> Scores | None:
-    endpoints = build.build_endpoints(config)
-    (judge,) = build.build_cast(config, endpoints, path.parent.absolute() if path else None)
+    endpoints = building.build_endpoints(config)
+    (judge,) = building.build_cast(config, endpoints, path.parent.absolute() if path else None)
     described = {
         name: {"model": endpoint.name, "capacity": endpoint.limits.capacity, "price": endpoint.price}
         for name, endpoint in endpoints.items()
@@ -108,7 +108,7 @@ async def _judged(
             trees,
             judge,
             passes=passes,
-            live=build.live(config, endpoints),
+            live=building.live(config, endpoints),
             recorder=Recorder(journal),
             on_bus=buses.append,
         )
@@ -160,7 +160,7 @@ def _written(
         rows = cases_of(scored, people, int(first.body["turns"]), judges)
         for row, before in zip(rows, first.body["per_case"], strict=True):
             row |= {"cluster": before["cluster"], "status": before["status"]}
-        by = {part.removesuffix(" of judge"): value for part, value in build.role_settings(config).items()}
+        by = {part.removesuffix(" of judge"): value for part, value in building.role_settings(config).items()}
         body = {
             **first.body,
             "judged_by": dict.fromkeys(judges, by),

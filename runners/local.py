@@ -8,21 +8,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from aloe_agents import building
 from aloe_agents.config import Config
-from aloe_agents.endpoint import Endpoint
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.errors import Fatal
-from aloe_agents.journal import Journal
+from aloe_agents.models.endpoint import Endpoint
 from aloe_agents.personas import Persona
-from aloe_agents.progress import EndpointLine, Progress, Snapshot
-from aloe_agents.recorder import Recorder
-from aloe_agents.runners import build
-from aloe_agents.simulation import Simulation
+from aloe_agents.runs.journal import Journal
+from aloe_agents.runs.progress import EndpointLine, Progress, Snapshot
+from aloe_agents.runs.recorder import Recorder
 
 
 class Local:
     """An engine of ``simulate``: holds all conversations here."""
 
-    def __init__(self, config: Config, parts: build.Parts, personas: Sequence[Persona], out: Path) -> None:
+    def __init__(self, config: Config, parts: building.Parts, personas: Sequence[Persona], out: Path) -> None:
         self._config, self._parts, self._personas, self._out = config, parts, personas, out
 
     async def open(self, claim: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ class Local:
             self._parts.expansion,
             turns=run.turns,
             seed=run.seed,
-            live=build.live(self._config, endpoints),
+            live=building.live(self._config, endpoints),
             recorder=self._recorder,
             observers=[self._progress.observe],
         )

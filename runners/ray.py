@@ -31,17 +31,17 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from aloe_agents import building
 from aloe_agents.config import Config
-from aloe_agents.endpoint import Endpoint
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.errors import AloeError, ConfigError, Fatal
-from aloe_agents.journal import Journal, Statement
-from aloe_agents.limits import Leases
+from aloe_agents.models.endpoint import Endpoint
+from aloe_agents.models.limits import Leases
 from aloe_agents.personas import Persona
-from aloe_agents.progress import Snapshot
-from aloe_agents.reading import Reading
-from aloe_agents.recorder import END, Recorder
-from aloe_agents.runners import build
-from aloe_agents.simulation import Simulation
+from aloe_agents.runs.journal import Journal, Statement
+from aloe_agents.runs.progress import Snapshot
+from aloe_agents.runs.reading import Reading
+from aloe_agents.runs.recorder import END, Recorder
 
 SHARD = 16  # personas that a worker takes at a time
 REPORT = 0.25  # seconds between two reports of a worker on its slots
@@ -182,9 +182,9 @@ class Worker:
 
     async def run(self) -> int:
         """Hold conversations until none is left. Returns how many damaged answers were met."""
-        parts, run = build.build(self.config, self.folder, share=1 / self.workers), self.config.run
+        parts, run = building.build(self.config, self.folder, share=1 / self.workers), self.config.run
         journal: Any = RemoteJournal(self.ledger, self.number, self.origin)
-        recorder, live = Recorder(journal, alone=False), -(-build.live(self.config, parts.endpoints) // self.workers)
+        recorder, live = Recorder(journal, alone=False), -(-building.live(self.config, parts.endpoints) // self.workers)
         options: Any = {"turns": run.turns, "seed": run.seed, "live": live, "recorder": recorder}
         self.simulation = Simulation(parts.cast, parts.expansion, **options)
         for endpoint in parts.endpoints.values():

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from aloe_agents.errors import ConfigError, Fatal
+from aloe_agents.models.serving import last_lines, local_model, served
 from aloe_agents.runners.simulate import loop_runner
-from aloe_agents.serving import last_lines, local_model, served
 from aloe_agents.text import inert
 
 CHECKED = 5.0
@@ -85,7 +85,7 @@ def _serve_local(path: Path, host: str, port: int, options: list[str], log: Path
 
 
 async def _serve(host: str, port: int, latency: float, key: str | None, max_model_len: int | None, seed: int) -> None:
-    from aloe_agents.scripted_server import make_app, serve
+    from aloe_agents.models.scripted.server import make_app, serve
 
     over = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

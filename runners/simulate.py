@@ -18,16 +18,16 @@ from typing import Any, Protocol
 
 import click
 
+from aloe_agents import building
 from aloe_agents.config import Config, load_config, parse_override
-from aloe_agents.console import Terminal, show, status_line, summary
 from aloe_agents.errors import ConfigError, Fatal
-from aloe_agents.journal import differences
 from aloe_agents.personas import Persona, read_personas, sample_personas
-from aloe_agents.pools import read_pool
-from aloe_agents.progress import Snapshot
-from aloe_agents.reading import TREES, Reading, write_trees
-from aloe_agents.runners import build
+from aloe_agents.pools.items import read_pool
 from aloe_agents.runners.local import Local
+from aloe_agents.runs.console import Terminal, show, status_line, summary
+from aloe_agents.runs.journal import differences
+from aloe_agents.runs.progress import Snapshot
+from aloe_agents.runs.reading import TREES, Reading, write_trees
 
 GRACE = 30.0
 """Seconds for what is in flight to land after the first interrupt."""
@@ -149,7 +149,7 @@ def simulate(
 
     Raises ConfigError before anything is written or asked.
     """
-    parts = build.build(config, folder, latency)
+    parts = building.build(config, folder, latency)
     settings = check_settings(config, personas, out, force)
     claim = {
         "seed": config.run.seed,
@@ -170,7 +170,7 @@ def check_settings(config: Config, personas: Sequence[Persona], out: Path, force
     """What a run's answers depend on. Raises ConfigError if ``out`` cannot be its directory, or holds a run of other
     settings and ``force`` is not given.
     """
-    settings = build.settings(config, personas)
+    settings = building.settings(config, personas)
     if (differing := differences(out, settings)) and not force:
         raise ConfigError(
             f"{out} holds another run: {'; '.join(differing)}. Choose another --out, or --force to go on in it "

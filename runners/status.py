@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import orjson
 
-from aloe_agents.reading import Reading
+from aloe_agents.runs.reading import Reading
 
 
 @click.command()

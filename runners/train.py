@@ -21,7 +21,9 @@ import orjson
 from aloe_agents.config import parse_override
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.files import replacing
-from aloe_agents.runners.training_plan import (
+from aloe_agents.models.serving import holds_weights
+from aloe_agents.text import one_line
+from aloe_agents.training.plan import (
     SUMMARY,
     Plan,
     begun,
@@ -30,8 +32,6 @@ from aloe_agents.runners.training_plan import (
     last_checkpoint,
     share_of,
 )
-from aloe_agents.serving import holds_weights
-from aloe_agents.text import one_line
 from aloe_agents.training.preparing import fitted, mixed, read_rows, told
 from aloe_agents.training.rows import Form
 

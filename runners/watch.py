@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from aloe_agents.console import Terminal, draw, show, status_line, summary
-from aloe_agents.progress import Snapshot
-from aloe_agents.reading import Reading
+from aloe_agents.runs.console import Terminal, draw, show, status_line, summary
+from aloe_agents.runs.progress import Snapshot
+from aloe_agents.runs.reading import Reading
 
 
 @click.command()

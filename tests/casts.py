@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from aloe_agents.agent import Agent, Scene
+from aloe_agents.engine.agent import Agent, Scene
 from aloe_agents.messages import Answered, Message, Scored, UserSaid
 from aloe_agents.model import Call, ChatModel, Completion
 from aloe_agents.personas import Persona

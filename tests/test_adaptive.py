@@ -9,11 +9,11 @@ from collections import Counter
 
 import pytest
 
-from aloe_agents.adaptive import AdaptiveCapacity
-from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.errors import CallFailed, FailureReason, Fatal, Stopping, Transient
-from aloe_agents.limits import Slots
 from aloe_agents.model import Call, Completion
+from aloe_agents.models.adaptive import AdaptiveCapacity
+from aloe_agents.models.endpoint import Endpoint, Limits
+from aloe_agents.models.limits import Slots
 from aloe_agents.testing import run_virtual
 
 R = FailureReason

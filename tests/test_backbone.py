@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from aloe_agents.engine.expansion import Full, RandomPath
 from aloe_agents.errors import ConfigError
-from aloe_agents.expansion import Full, RandomPath
 from aloe_agents.training.backbone import add_tree_backbone, answer_logps, collate, disagreement, multiple_of
 from aloe_agents.training.packing import TokenRow, pack
 from aloe_agents.training.rows import rows as rows_of

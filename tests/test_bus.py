@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from aloe_agents.agent import Agent, Scene
-from aloe_agents.endpoint import Endpoint, Limits
+from aloe_agents.engine.agent import Agent, Scene
+from aloe_agents.engine.expansion import Beam, Full, RandomPath
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.errors import Fatal, WiringError
-from aloe_agents.expansion import Beam, Full, RandomPath
 from aloe_agents.messages import Answered, Failed, Message, Path, PersonaRevealed, Scored, TurnOpened, UserSaid
 from aloe_agents.model import Call, ChatModel, Completion
+from aloe_agents.models.endpoint import Endpoint, Limits
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer
-from aloe_agents.simulation import Simulation
 from aloe_agents.testing import run_virtual
 from aloe_agents.tree import Tree
 from tests.casts import Critic, Digest, Flagged, full_cast, paper_cast, people

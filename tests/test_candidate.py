@@ -9,17 +9,17 @@ from pathlib import Path
 import orjson
 import pytest
 
-from aloe_agents.agent import Agent
+from aloe_agents.engine.agent import Agent
+from aloe_agents.engine.expansion import RandomPath
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.errors import CallFailed, ConfigError, FailureReason
-from aloe_agents.expansion import RandomPath
-from aloe_agents.http_model import HttpModel
 from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
+from aloe_agents.models.http import HttpModel
+from aloe_agents.models.scripted.model import ScriptedModel
+from aloe_agents.models.scripted.server import make_app, serve
 from aloe_agents.personas import Persona
 from aloe_agents.roles import Candidate, Judge, RolePlayer
 from aloe_agents.roles.judge import expected_score
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.scripted_server import make_app, serve
-from aloe_agents.simulation import Simulation
 from aloe_agents.tree import Tree
 from tests.test_roles import MIRA, Recording
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import aloe_agents
-from aloe_agents.export import read_authors
 from aloe_agents.runners.cli import COMMANDS
+from aloe_agents.training.authors import read_authors
 from aloe_agents.tree import Tree, read_trees
 
 ALOE = (sys.executable, "-m", "aloe_agents.runners.cli")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from aloe_agents.comparison import Comparison, Row
 from aloe_agents.errors import ConfigError
-from aloe_agents.metrics import measure
+from aloe_agents.evaluation.comparison import Comparison, Row
+from aloe_agents.evaluation.metrics import measure
+from aloe_agents.models.scripted.small_world import people
 from aloe_agents.runners.closed_loop import BASE, DPO, PREFERRED, REJECTED, claims_of, close_loop
-from aloe_agents.small_world import people
 from tests.test_cli import ALOE, ENVIRONMENT, aloe, one_line
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "closed_loop.py"

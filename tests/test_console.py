@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from aloe_agents.console import draw, show, status_line, summary
-from aloe_agents.expansion import RandomPath
-from aloe_agents.journal import Journal
+from aloe_agents.engine.expansion import RandomPath
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.messages import Path
 from aloe_agents.personas import Persona
-from aloe_agents.progress import Dialogue, EndpointLine, Node, Progress, Snapshot
-from aloe_agents.reading import Reading, write_trees
-from aloe_agents.recorder import Recorder
-from aloe_agents.simulation import Simulation
+from aloe_agents.runs.console import draw, show, status_line, summary
+from aloe_agents.runs.journal import Journal
+from aloe_agents.runs.progress import Dialogue, EndpointLine, Node, Progress, Snapshot
+from aloe_agents.runs.reading import Reading, write_trees
+from aloe_agents.runs.recorder import Recorder
 from aloe_agents.tree import read_trees
 from tests.casts import Digest, full_cast, people
 
@@ -168,8 +168,8 @@ async def test_a_picture_that_cannot_be_drawn_costs_no_run() -> None:
 async def test_a_reader_who_leaves_costs_no_run() -> None:
     code = """
 import asyncio, sys
-from aloe_agents.console import Terminal, show
-from aloe_agents.progress import Snapshot
+from aloe_agents.runs.console import Terminal, show
+from aloe_agents.runs.progress import Snapshot
 async def main():
     over, drawn = asyncio.Event(), 0
     def snapshot():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aloe_agents.expansion import RandomPath, coin
+from aloe_agents.engine.expansion import RandomPath, coin
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.messages import ConversationEnded, Message
-from aloe_agents.simulation import Simulation
 from aloe_agents.testing import TimedModel, run_virtual
 from tests.benchmarks import schedule
 from tests.casts import Digest, full_cast, paper_cast, people

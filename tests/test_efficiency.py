@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from aloe_agents.agent import Agent
-from aloe_agents.bus import Slot
-from aloe_agents.efficiency import longest_chain
-from aloe_agents.endpoint import Endpoint, Limits
-from aloe_agents.expansion import Full, RandomPath
-from aloe_agents.journal import Journal
+from aloe_agents.engine.agent import Agent
+from aloe_agents.engine.bus import Slot
+from aloe_agents.engine.expansion import Full, RandomPath
+from aloe_agents.engine.simulation import Simulation
+from aloe_agents.engine.wiring import Expansion
 from aloe_agents.messages import Address, Message
 from aloe_agents.model import Call, ChatModel, Completion
-from aloe_agents.reading import Reading
-from aloe_agents.recorder import Recorder
-from aloe_agents.simulation import Simulation
+from aloe_agents.models.endpoint import Endpoint, Limits
+from aloe_agents.runs.efficiency import longest_chain
+from aloe_agents.runs.journal import Journal
+from aloe_agents.runs.reading import Reading
+from aloe_agents.runs.recorder import Recorder
 from aloe_agents.testing import Memo, TimedModel, run_virtual
-from aloe_agents.wiring import Expansion
 from tests.casts import Digest, full_cast, paper_cast, people
 
 

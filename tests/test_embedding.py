@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from aloe_agents.embedding import EndpointEmbedder, LexicalEmbedder, SentenceEmbedder, VectorStore
 from aloe_agents.errors import ConfigError, Fatal
-from aloe_agents.scripted_server import serve
-from aloe_agents.similarity import Vectors, normalised
+from aloe_agents.models.scripted.server import serve
+from aloe_agents.pools.embedding import EndpointEmbedder, LexicalEmbedder, SentenceEmbedder, VectorStore
+from aloe_agents.pools.similarity import Vectors, normalised
 
 
 class Counting:

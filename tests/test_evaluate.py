@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from aloe_agents.comparison import compare
 from aloe_agents.config import EVALUATION_ROLES, load_config
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools import read_pool
-from aloe_agents.results import read_results
-from aloe_agents.runners.evaluate import NOWHERE, Model, _candidate, _over, benchmark, evaluate
-from aloe_agents.scripted_server import make_app, serve
+from aloe_agents.evaluation.benchmark import benchmark
+from aloe_agents.evaluation.comparison import compare
+from aloe_agents.evaluation.results import read_results
+from aloe_agents.models.scripted.server import make_app, serve
+from aloe_agents.pools.items import read_pool
+from aloe_agents.runners.evaluate import NOWHERE, Model, _candidate, _over, evaluate
 from aloe_agents.tree import read_trees
 from tests.test_cli import ALOE, aloe, one_line
 from tests.test_personas import OWN

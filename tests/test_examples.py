@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import aloe_agents
-from aloe_agents.scripted import TRAITS
+from aloe_agents.models.scripted.model import TRAITS
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("0*.py"))
 """Those that take no time; ``test_closed_loop`` runs the other one."""

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aloe_agents.agent import Agent
+from aloe_agents.engine.agent import Agent
+from aloe_agents.engine.expansion import Beam, Full, RandomPath
+from aloe_agents.engine.simulation import Simulation
+from aloe_agents.engine.wiring import Expansion
 from aloe_agents.errors import ConfigError
-from aloe_agents.expansion import Beam, Full, RandomPath
-from aloe_agents.export import from_authors, read_authors, to_authors
 from aloe_agents.messages import Path
+from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.personas import Persona
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.simulation import Simulation
+from aloe_agents.training.authors import from_authors, read_authors, to_authors
 from aloe_agents.tree import Answer, Tree, Turn
-from aloe_agents.wiring import Expansion
 
 ANN = Persona(id="ann", profile="She is a nurse. She keeps bees.", personality="She is blunt.")
 # as their script writes it: no id, the persona's texts as lines of a JSONL file, None as a word

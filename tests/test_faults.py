@@ -14,15 +14,15 @@ import openai
 import orjson
 import pytest
 
-from aloe_agents.answers import retry_after
+from aloe_agents.building import build_endpoints
 from aloe_agents.config import NEEDED_ROLES, load_config
-from aloe_agents.endpoint import Endpoint, Limits
 from aloe_agents.errors import CallFailed, FailureReason, Fatal, Stopping, Transient
-from aloe_agents.http_model import HttpModel
-from aloe_agents.limits import Pace, Slots
 from aloe_agents.model import Call, Completion
-from aloe_agents.openai_model import OpenAIModel
-from aloe_agents.runners.build import build_endpoints
+from aloe_agents.models.answers import retry_after
+from aloe_agents.models.endpoint import Endpoint, Limits
+from aloe_agents.models.http import HttpModel
+from aloe_agents.models.limits import Pace, Slots
+from aloe_agents.models.openai import OpenAIModel
 from aloe_agents.testing import run_virtual
 
 KEY = "sk-canary-4711"
@@ -159,7 +159,7 @@ async def test_a_lone_surrogate_becomes_storable_and_usage_is_read() -> None:
 
 
 async def test_an_oversize_body_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aloe_agents.http_model.LARGEST_BODY", 1000)
+    monkeypatch.setattr("aloe_agents.models.http.LARGEST_BODY", 1000)
     failure = await said_by(200, answer("x" * 5000))
     assert isinstance(failure, CallFailed) and "more than 1000 bytes" in str(failure)
 

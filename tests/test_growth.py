@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from aloe_agents.agent import Scene
-from aloe_agents.embedding import LexicalEmbedder
+from aloe_agents.engine.agent import Scene
 from aloe_agents.errors import CallFailed, ConfigError, FailureReason, Fatal
-from aloe_agents.growth import Growth, Plan, State, expand
-from aloe_agents.journal import Journal
 from aloe_agents.messages import Answered, Proposed, RoundOpened
 from aloe_agents.model import Call, ChatModel, Completion
-from aloe_agents.pools import Item, read_items
-from aloe_agents.recorder import Recorder
+from aloe_agents.models.scripted.model import ScriptedModel
+from aloe_agents.pools.embedding import LexicalEmbedder
+from aloe_agents.pools.growth import Growth, Plan, State, expand
+from aloe_agents.pools.items import Item, read_items
+from aloe_agents.pools.similarity import Novelty
 from aloe_agents.roles import Generator, Judge
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.similarity import Novelty
+from aloe_agents.runs.journal import Journal
+from aloe_agents.runs.recorder import Recorder
 from aloe_agents.testing import TimedModel, run_virtual
 from tests.test_personas import OWN
 

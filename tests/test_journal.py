@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from aloe_agents.endpoint import Endpoint, Limits
+from aloe_agents.engine.expansion import RandomPath
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.errors import ConfigError, Fatal
-from aloe_agents.expansion import RandomPath
-from aloe_agents.journal import Journal, differences, open_readonly
 from aloe_agents.model import Completion
+from aloe_agents.models.endpoint import Endpoint, Limits
 from aloe_agents.personas import Persona
-from aloe_agents.reading import Reading
-from aloe_agents.recorder import Recorder
-from aloe_agents.simulation import Simulation
+from aloe_agents.runs.journal import Journal, differences, open_readonly
+from aloe_agents.runs.reading import Reading
+from aloe_agents.runs.recorder import Recorder
 from tests.casts import Digest, paper_cast, people
 
 
@@ -115,7 +115,7 @@ async def test_a_value_that_cannot_be_stored_breaks_the_journal_with_a_word_and_
 FULL = """
 import asyncio, resource, signal, sys
 from pathlib import Path
-import aloe_agents.journal as journal
+import aloe_agents.runs.journal as journal
 from aloe_agents.errors import Fatal
 
 journal.PATIENCE = 0.5

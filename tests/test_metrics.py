@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aloe_agents.metrics import STATISTICS, alignment, difference, improvement, kappa, measure
+from aloe_agents.evaluation.metrics import STATISTICS, alignment, difference, improvement, kappa, measure
 
 # Tables 1 and 2: AL(1) to AL(10), then average, IR, N-IR, R2, N-R2 as printed. The mixture of Table 2 is the row
 # "SFT preferred" of Qwen2 once more.

@@ -32,7 +32,7 @@ def test_the_wheel_holds_every_folder_inside_the_package(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"aloe_agents/{name}" for name in shipped()} <= set(names)
-    assert {"aloe_agents/py.typed", "aloe_agents/data/profiles.txt", "aloe_agents/bus.py"} <= set(names)
+    assert {"aloe_agents/py.typed", "aloe_agents/pools/profiles.txt", "aloe_agents/engine/bus.py"} <= set(names)
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"aloe_agents"}
     assert len(names) == len(set(names))

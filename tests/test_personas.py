@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.personas import Persona, read_personas, sample_personas, write_personas
-from aloe_agents.pools import read_pool
+from aloe_agents.pools.items import read_pool
 
 AUTHORS = Path(__file__).parents[2] / "shared/data/aloe-authors"
-OWN = Path(__file__).parents[1] / "aloe_agents/data"
+OWN = Path(__file__).parents[1] / "aloe_agents/pools"
 
 ONE = {"profile": "She keeps bees.", "personality": "She is blunt."}
 

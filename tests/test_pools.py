@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools import Item, folder_of, held_out, read_items, read_pool, write_items
-from aloe_agents.review import Review, reviewed
-from aloe_agents.similarity import Vectors, centred
+from aloe_agents.pools.items import Item, folder_of, read_items, read_pool, write_items
+from aloe_agents.pools.review import Review, reviewed
+from aloe_agents.pools.similarity import Vectors, centred
+from aloe_agents.pools.split import held_out
 
 ITEMS = [Item(text=f"She keeps {what}.", id=f"{n:05d}", source="seed") for n, what in enumerate(("bees", "cats"), 1)]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloe_agents.pools import read_pool
-from aloe_agents.proposals import LONGEST, Kind, objection, split
-from aloe_agents.scripted_pools import propose
+from aloe_agents.models.scripted.pools import propose
+from aloe_agents.pools.items import read_pool
+from aloe_agents.pools.proposals import LONGEST, Kind, objection, split
 from tests.test_personas import AUTHORS, OWN
 
 ITEMS = [

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from aloe_agents.limits import Leases
-from aloe_agents.scripted_server import Handler, make_app, serve
+from aloe_agents.models.limits import Leases
+from aloe_agents.models.scripted.server import Handler, make_app, serve
 from tests.test_resume import CAPACITY, Counting, keys, run, write_inputs
 
 pytestmark = pytest.mark.timeout(300)

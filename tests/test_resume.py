@@ -20,9 +20,9 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
+from aloe_agents.models.scripted.server import make_app, serve
 from aloe_agents.personas import Persona
 from aloe_agents.runners import demo
-from aloe_agents.scripted_server import make_app, serve
 from tests.casts import people
 
 CAPACITY = 8
@@ -212,7 +212,7 @@ async def test_a_run_that_is_over_is_not_done_again_but_its_trees_are_if_they_ar
 
 def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
     from aloe_agents.errors import ConfigError
-    from aloe_agents.journal import Journal
+    from aloe_agents.runs.journal import Journal
 
     journal = Journal(tmp_path)
     try:

@@ -11,17 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloe_agents.agent import Agent
+from aloe_agents.engine.agent import Agent
+from aloe_agents.engine.expansion import Full, RandomPath
+from aloe_agents.engine.outcome import Outcome
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.errors import CallFailed, ConfigError, FailureReason
-from aloe_agents.expansion import Full, RandomPath
 from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
+from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.personas import Persona
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer
 from aloe_agents.roles.induction import parse_revealed
 from aloe_agents.roles.judge import parse_score
 from aloe_agents.roles.role_player import without_stage_directions
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.simulation import Outcome, Simulation
 from aloe_agents.tree import Tree, Turn
 
 MIRA = Persona(

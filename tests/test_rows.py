@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
+from aloe_agents.engine.expansion import Full, RandomPath
+from aloe_agents.engine.simulation import Simulation
+from aloe_agents.engine.wiring import Expansion
 from aloe_agents.errors import ConfigError
-from aloe_agents.expansion import Full, RandomPath
+from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.personas import Persona, sample_personas
-from aloe_agents.pools import read_pool
+from aloe_agents.pools.items import read_pool
 from aloe_agents.roles import Judge
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.simulation import Simulation
 from aloe_agents.training.rows import FORMS, Filter, Form, Left, pairs, rows
 from aloe_agents.training.writing import writer
 from aloe_agents.tree import Answer, Tree, Turn, read_trees
-from aloe_agents.wiring import Expansion
 from tests.casts import paper_cast
 from tests.test_cli import aloe, one_line
 from tests.test_personas import OWN

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 import pytest
 
-from aloe_agents.agent import Agent, Scene
-from aloe_agents.expansion import Beam, Full, RandomPath
+from aloe_agents.engine.agent import Agent, Scene
+from aloe_agents.engine.expansion import Beam, Full, RandomPath
+from aloe_agents.engine.simulation import Simulation
+from aloe_agents.engine.wiring import Expansion
 from aloe_agents.messages import Answered, Message, PersonaRevealed
 from aloe_agents.model import ChatModel
-from aloe_agents.simulation import Simulation
 from aloe_agents.testing import Memo, NotReplayable, TimedModel, check_replay, play, run_virtual
-from aloe_agents.wiring import Expansion
 from tests.casts import Critic, Digest, Flagged, full_cast, paper_cast, people
 
 

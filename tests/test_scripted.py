@@ -20,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
+from aloe_agents.models.scripted.model import TRAITS, ScriptedModel, complete, reply
 from aloe_agents.personas import Persona, sample_personas
-from aloe_agents.pools import read_pool
+from aloe_agents.pools.items import read_pool
 from aloe_agents.prompts import load
 from aloe_agents.roles.induction import parse_revealed
 from aloe_agents.roles.judge import parse_score
-from aloe_agents.scripted import TRAITS, ScriptedModel, complete, reply
 
 POOLS = Path(__file__).parents[2] / "shared/data/aloe-authors"
 FIELDS = {"profile", "personality", "conversation", "message", "revealed", "answer"}
@@ -138,7 +138,7 @@ def test_a_reply_is_a_function_of_seed_and_messages() -> None:
 
 def test_a_reply_does_not_depend_on_the_process() -> None:
     code = (
-        "from aloe_agents.scripted import reply\n"
+        "from aloe_agents.models.scripted.model import reply\n"
         "m = [{'role': 'system', 'content': '<profile>She has a dog. She is a nurse. She likes tea.</profile>"
         "<personality>She is shy. She is witty. She is kind.</personality>'}, {'role': 'user', 'content': 'Go on'}]\n"
         "print([reply(m, seed).encode() for seed in range(20)])"
@@ -161,7 +161,7 @@ def test_the_seeds_of_model_and_sampling_both_count() -> None:
 
 
 def test_importing_it_loads_no_heavy_package() -> None:
-    code = "import sys, aloe_agents.scripted; print([m for m in ('aiohttp', 'orjson', 'openai') if m in sys.modules])"
+    code = "import sys, aloe_agents.models.scripted.model; print([m for m in ('aiohttp', 'orjson', 'openai') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from openai import AsyncOpenAI, AuthenticationError, BadRequestError, NotFoundError
 
 from aloe_agents.errors import CallFailed, ConfigError, FailureReason, Fatal
-from aloe_agents.http_model import HttpModel
 from aloe_agents.model import Call, ChatMessage
-from aloe_agents.scripted import ScriptedModel, complete, tokens
-from aloe_agents.scripted_server import make_app, serve
+from aloe_agents.models.http import HttpModel
+from aloe_agents.models.scripted.model import ScriptedModel, complete, tokens
+from aloe_agents.models.scripted.server import make_app, serve
 
 PERSONA = "<profile>She has a dog. She is a nurse. She likes tea.</profile><personality>She is shy.</personality>"
 MESSAGES: list[ChatMessage] = [{"role": "system", "content": PERSONA}, {"role": "user", "content": "Go on."}]

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.guard import session_members
-from aloe_agents.pools import read_pool
-from aloe_agents.serving import local_model, on_gpu, served
+from aloe_agents.models.guard import session_members
+from aloe_agents.models.serving import local_model, on_gpu, served
+from aloe_agents.pools.items import read_pool
 from aloe_agents.tree import read_trees
 from tests.test_cli import ALOE, ENVIRONMENT, aloe, one_line
 from tests.test_personas import OWN
@@ -243,7 +243,7 @@ print(os.getpid(), flush=True)
 
 def guarded(then: str) -> tuple[subprocess.Popen[str], int]:
     """A guard over a command that starts a child, and the command's session."""
-    command = [sys.executable, "-m", "aloe_agents.guard", sys.executable, "-c", CHILD.format(then=then)]
+    command = [sys.executable, "-m", "aloe_agents.models.guard", sys.executable, "-c", CHILD.format(then=then)]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert guard.stdout is not None
     return guard, int(guard.stdout.readline())

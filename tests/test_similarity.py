@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aloe_agents.embedding import Embedder, LexicalEmbedder, SentenceEmbedder
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools import read_pool
-from aloe_agents.similarity import SAME, Novelty, Vectors, apart, centred, neighbours, normalised
+from aloe_agents.pools.embedding import Embedder, LexicalEmbedder, SentenceEmbedder
+from aloe_agents.pools.items import read_pool
+from aloe_agents.pools.similarity import SAME, Novelty, Vectors, apart, centred, neighbours, normalised
 from aloe_agents.text import impersonal
 from tests.near_copies import OF_PERSONALITIES, OF_PROFILES, near_copies
 from tests.test_personas import AUTHORS, OWN

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from aloe_agents.endpoint import Endpoint, Limits
-from aloe_agents.expansion import RandomPath
-from aloe_agents.http_model import HttpModel
+from aloe_agents.engine.expansion import RandomPath
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.messages import ConversationEnded, ConversationStarted, Message
+from aloe_agents.models.endpoint import Endpoint, Limits
+from aloe_agents.models.http import HttpModel
+from aloe_agents.models.scripted.model import ScriptedModel
+from aloe_agents.models.scripted.server import make_app, serve
 from aloe_agents.personas import Persona, sample_personas
-from aloe_agents.pools import read_pool
-from aloe_agents.reading import Reading
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.scripted_server import make_app, serve
-from aloe_agents.simulation import Simulation
+from aloe_agents.pools.items import read_pool
+from aloe_agents.runs.reading import Reading
 from aloe_agents.tree import Tree, read_trees
 from tests.casts import paper_cast, people
 from tests.test_dataflow import critical_path

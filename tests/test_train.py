@@ -17,7 +17,7 @@ import pytest
 from aloe_agents.errors import ConfigError
 from aloe_agents.runners.train import _model as loaded
 from aloe_agents.runners.train import train
-from aloe_agents.runners.training_plan import Plan, last_checkpoint
+from aloe_agents.training.plan import Plan, last_checkpoint
 from aloe_agents.training.preparing import as_rows, conversations, digest_of_files, fitted, mixed, read_rows
 from tests.test_cli import aloe, one_line
 from tests.test_personas import AUTHORS, OWN

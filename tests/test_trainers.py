@@ -16,8 +16,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from aloe_agents.engine.expansion import RandomPath
 from aloe_agents.errors import ConfigError
-from aloe_agents.expansion import RandomPath
 from aloe_agents.training.rows import rows
 from aloe_agents.training.trainers import TreeDPOTrainer, TreeSFTTrainer
 from tests.test_rows import grown

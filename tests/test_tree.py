@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aloe_agents.agent import Agent
+from aloe_agents.engine.agent import Agent
+from aloe_agents.engine.expansion import Full
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.errors import ConfigError
-from aloe_agents.expansion import Full
 from aloe_agents.messages import Answered, Chosen, Failed, Message, Path, PersonaRevealed, Scored, TurnOpened, UserSaid
+from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.personas import Persona
 from aloe_agents.roles import Induction, Preferred, Rejected, RolePlayer
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.simulation import Simulation
 from aloe_agents.tree import Answer, Said, Tree, Turn, build_tree, read_trees
 
 ANN = Persona(id="ann", profile="She keeps bees.", personality="She is blunt.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aloe_agents.http_model import HttpModel
+from aloe_agents.models.http import HttpModel
 from tests.tiny_models import make_tiny_qwen2
 from tests.vllm_server import require_vllm, vllm_processes, vllm_server
 

@@ -1,4 +1,4 @@
-"""A vLLM server on the CPU for tests, for as long as a ``with`` block lasts: ``aloe_agents.serving`` with a tiny model.
+"""A vLLM server on the CPU for tests, for as long as a ``with`` block lasts: ``aloe_agents.models.serving`` with a tiny model.
 
 Tests call ``require_vllm()`` first: a machine without vLLM skips them, unless ALOE_REQUIRE_VLLM says it must not.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from aloe_agents.serving import LocalModel, served
+from aloe_agents.models.serving import LocalModel, served
 
 
 def require_vllm() -> None:

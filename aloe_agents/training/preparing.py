@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools import read_json
-from aloe_agents.reading import TREES
+from aloe_agents.files import read_json
+from aloe_agents.runs.reading import TREES
 from aloe_agents.text import one_line
 from aloe_agents.training.rows import Filter, Form, Left, rows
 from aloe_agents.tree import read_trees

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
+from aloe_agents import building
 from aloe_agents.config import Config, load_config
-from aloe_agents.embedding import DEFAULT, VectorStore
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools import VECTORS, Item, folder_of, read_items
-from aloe_agents.runners import build
+from aloe_agents.pools.embedding import DEFAULT, VectorStore
+from aloe_agents.pools.items import VECTORS, Item, folder_of, read_items
 from aloe_agents.text import impersonal, storable
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -69,7 +69,7 @@ def vectors_of(pool: Path, config: Config, beside: Path | None = None) -> Iterat
     place = folder_of(pool) / VECTORS
     spec = config.pool.embedder or VectorStore.made_with(place) or DEFAULT
     as_it_stands = config.pool.similarity == "raw"
-    store = VectorStore(place, build.build_embedder(spec, config, beside), storable if as_it_stands else impersonal)
+    store = VectorStore(place, building.build_embedder(spec, config, beside), storable if as_it_stands else impersonal)
     with contextlib.closing(store):
         yield store
 

@@ -17,21 +17,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from aloe_agents import building
 from aloe_agents.config import POOL_ROLES, Config
-from aloe_agents.console import Terminal
-from aloe_agents.embedding import VectorStore
-from aloe_agents.endpoint import Endpoint
 from aloe_agents.errors import ConfigError, Fatal
-from aloe_agents.growth import Growth, Plan
-from aloe_agents.journal import Journal, differences
-from aloe_agents.pools import BASE, DROPPED, REVIEW, Item, folder_of, write_items
-from aloe_agents.proposals import KINDS, Kind
-from aloe_agents.recorder import Recorder
-from aloe_agents.review import Review, reviewed
-from aloe_agents.runners import build
+from aloe_agents.models.endpoint import Endpoint
+from aloe_agents.pools.embedding import VectorStore
+from aloe_agents.pools.growth import Growth, Plan
+from aloe_agents.pools.items import BASE, DROPPED, REVIEW, Item, folder_of, write_items
+from aloe_agents.pools.proposals import KINDS, Kind
+from aloe_agents.pools.review import Review, reviewed
+from aloe_agents.pools.similarity import Novelty
 from aloe_agents.runners.personas.common import configured, embedding, items_of, options, the_file, vectors_of
 from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
-from aloe_agents.similarity import Novelty
+from aloe_agents.runs.console import Terminal
+from aloe_agents.runs.journal import Journal, differences
+from aloe_agents.runs.recorder import Recorder
 from aloe_agents.text import one_line
 
 TARGETS: dict[str, int] = {"profiles": 330, "personalities": 71}
@@ -107,11 +107,11 @@ def grow(
     """Let the pool ``out`` grow, showing it unless ``quiet``. Returns the exit code. Raises ConfigError before anything is asked."""
     place = folder_of(the_file(out))
     base, known = _base(of, out, place, seeds)
-    endpoints = build.build_endpoints(config)
-    (generator,) = build.build_cast(config, endpoints, folder)
+    endpoints = building.build_endpoints(config)
+    (generator,) = building.build_cast(config, endpoints, folder)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(vectors_of(out, config, folder)) if config.pool.similarity != "off" else None
-        settings = {**build.role_settings(config), **_settings(of, config, base, store)}
+        settings = {**building.role_settings(config), **_settings(of, config, base, store)}
         differing = differences(place, settings)
         if differing and not force:
             raise ConfigError(
@@ -214,7 +214,7 @@ def _base(of: Kind, out: Path, place: Path, seeds: Path | None) -> tuple[list[It
             )
         # those that a review dropped count as members, so that none like them comes back
         return Review(out, place).items if (place / REVIEW).exists() else items_of(out), False
-    path = seeds or Path(str(files("aloe_agents") / "data" / f"{of}.txt"))
+    path = seeds or Path(str(files("aloe_agents.pools") / f"{of}.txt"))
     source = "seed" if seeds is None else f"seed of {seeds.name}"
     items = [
         Item(text=item.text, id=f"{n:05d}", source=item.source or source) for n, item in enumerate(items_of(path), 1)

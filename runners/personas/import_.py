@@ -11,19 +11,19 @@ from pathlib import Path
 
 import click
 
-from aloe_agents.bus import Bus
+from aloe_agents import building
 from aloe_agents.config import POOL_ROLES, Config
+from aloe_agents.engine.bus import Bus
 from aloe_agents.errors import ConfigError, Fatal
-from aloe_agents.growth import expand
-from aloe_agents.journal import FILE, Journal
-from aloe_agents.pools import DROPPED, Drop, Item, folder_of, ids_after, read_items, write_items
-from aloe_agents.proposals import likeness
-from aloe_agents.recorder import Recorder
-from aloe_agents.review import ids_decided
-from aloe_agents.runners import build
+from aloe_agents.pools.growth import expand
+from aloe_agents.pools.items import DROPPED, Drop, Item, folder_of, ids_after, read_items, write_items
+from aloe_agents.pools.proposals import likeness
+from aloe_agents.pools.review import ids_decided
+from aloe_agents.pools.similarity import Novelty, Verdict
 from aloe_agents.runners.personas.common import configured, embedding, items_of, skip_bad, the_file, vectors_of
 from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
-from aloe_agents.similarity import Novelty, Verdict
+from aloe_agents.runs.journal import FILE, Journal
+from aloe_agents.runs.recorder import Recorder
 
 AT_ONCE = 1000
 """Items compared by one product; the mean is the same for all."""
@@ -138,9 +138,9 @@ async def _compared(
 def _expanded(config: Config, sketches: Sequence[str], out: Path, folder: Path | None) -> list[str | None] | None:
     """Full profiles of ``sketches``; None if it was interrupted. Answers are kept, so the same command resumes."""
     digest = hashlib.sha256("\0".join(sketches).encode()).hexdigest()[:12]
-    endpoints = build.build_endpoints(config)
-    (generator,) = build.build_cast(config, endpoints, folder)
-    settings = {**build.role_settings(config), "sketches": digest}
+    endpoints = building.build_endpoints(config)
+    (generator,) = building.build_cast(config, endpoints, folder)
+    settings = {**building.role_settings(config), "sketches": digest}
     described = {
         name: {"model": endpoint.name, "capacity": endpoint.limits.capacity, "price": endpoint.price}
         for name, endpoint in endpoints.items()
@@ -150,7 +150,7 @@ def _expanded(config: Config, sketches: Sequence[str], out: Path, folder: Path |
         await journal.claim(seed=0, turns=1, requested=len(sketches), settings=settings, endpoints=described)
         buses: list[Bus] = []
         task = asyncio.create_task(
-            expand(generator, sketches, live=build.live(config, endpoints), recorder=Recorder(journal),
+            expand(generator, sketches, live=building.live(config, endpoints), recorder=Recorder(journal),
                    on_bus=buses.append)
         )  # fmt: skip
         try:

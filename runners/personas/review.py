@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools import Item, folder_of
-from aloe_agents.review import Review
+from aloe_agents.pools.items import Item, folder_of
+from aloe_agents.pools.review import Review
 from aloe_agents.text import inert
 
 HELP = "[k]eep  [d]rop  [e]dit  [u]ndo  [s]kip  [q]uit"

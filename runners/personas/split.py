@@ -11,10 +11,11 @@ import numpy as np
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.personas import Persona, write_personas
-from aloe_agents.pools import check_size, held_out, write_items
-from aloe_agents.proposals import KINDS
+from aloe_agents.pools.items import write_items
+from aloe_agents.pools.proposals import KINDS
+from aloe_agents.pools.similarity import centred, neighbours, normalised
+from aloe_agents.pools.split import check_size, held_out
 from aloe_agents.runners.personas.common import configured, embedding, items_of, two_pools, vectors_of
-from aloe_agents.similarity import centred, neighbours, normalised
 
 
 @click.command()

@@ -13,19 +13,19 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from aloe_agents.diversity import Diversity, flat, measure
 from aloe_agents.errors import ConfigError
 from aloe_agents.files import replacing
-from aloe_agents.pools import DROPPED, Item, folder_of
-from aloe_agents.report.pool import page
+from aloe_agents.pools.diversity import Diversity, flat, measure
+from aloe_agents.pools.items import DROPPED, Item, folder_of
+from aloe_agents.pools.page import page
+from aloe_agents.pools.similarity import centred, normalised
 from aloe_agents.runners.personas.common import configured, embedding, items_of, skip_bad, vectors_of
-from aloe_agents.similarity import centred, normalised
 from aloe_agents.text import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from aloe_agents.similarity import Vectors
+    from aloe_agents.pools.similarity import Vectors
 
 BAR = 40
 

@@ -24,7 +24,7 @@ import orjson
 
 from aloe_agents import prompts
 from aloe_agents.config import Config, EndpointTable, RoleTable, RunTable
-from aloe_agents.expansion import coin
+from aloe_agents.engine.expansion import coin
 from aloe_agents.model import ChatMessage
 from aloe_agents.personas import Persona
 from aloe_agents.runners.simulate import loop_runner, simulate

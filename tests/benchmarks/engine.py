@@ -13,16 +13,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aloe_agents.console import show
-from aloe_agents.endpoint import Endpoint, Limits
-from aloe_agents.expansion import RandomPath
-from aloe_agents.journal import Journal
-from aloe_agents.progress import Progress
-from aloe_agents.recorder import Recorder
+from aloe_agents.engine.expansion import RandomPath
+from aloe_agents.engine.simulation import Simulation
+from aloe_agents.models.endpoint import Endpoint, Limits
+from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.runners.local import endpoint_lines
 from aloe_agents.runners.simulate import loop_runner
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.simulation import Simulation
+from aloe_agents.runs.console import show
+from aloe_agents.runs.journal import Journal
+from aloe_agents.runs.progress import Progress
+from aloe_agents.runs.recorder import Recorder
 from tests.casts import paper_cast, people
 
 CONVERSATIONS, TURNS = 400, 10

@@ -10,14 +10,14 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from aloe_agents.endpoint import Endpoint, Limits
-from aloe_agents.expansion import RandomPath
-from aloe_agents.http_model import HttpModel
-from aloe_agents.journal import Journal
-from aloe_agents.progress import Progress
-from aloe_agents.recorder import Recorder
+from aloe_agents.engine.expansion import RandomPath
+from aloe_agents.engine.simulation import Simulation
+from aloe_agents.models.endpoint import Endpoint, Limits
+from aloe_agents.models.http import HttpModel
 from aloe_agents.runners.simulate import loop_runner
-from aloe_agents.simulation import Simulation
+from aloe_agents.runs.journal import Journal
+from aloe_agents.runs.progress import Progress
+from aloe_agents.runs.recorder import Recorder
 from tests.benchmarks.client import bare, people
 from tests.benchmarks.server import load_server
 from tests.casts import paper_cast

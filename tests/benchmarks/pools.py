@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from aloe_agents.embedding import Embedder, LexicalEmbedder, SentenceEmbedder
-from aloe_agents.growth import Growth, Plan
-from aloe_agents.pools import read_items, read_pool
-from aloe_agents.proposals import Kind
+from aloe_agents.models.scripted.model import ScriptedModel
+from aloe_agents.pools.embedding import Embedder, LexicalEmbedder, SentenceEmbedder
+from aloe_agents.pools.growth import Growth, Plan
+from aloe_agents.pools.items import read_items, read_pool
+from aloe_agents.pools.proposals import Kind
+from aloe_agents.pools.similarity import Novelty, Similarity, Vectors, normalised
 from aloe_agents.roles import Generator
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.similarity import Novelty, Similarity, Vectors, normalised
 from aloe_agents.text import impersonal
 from tests.near_copies import OF_PERSONALITIES, OF_PROFILES, Rule, near_copies
 from tests.test_personas import AUTHORS, OWN

@@ -18,16 +18,16 @@ from typing import Any
 import aiohttp
 import httpx
 
-from aloe_agents.endpoint import Endpoint, Limits
+from aloe_agents.engine.expansion import RandomPath
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.errors import FailureReason, Transient
-from aloe_agents.expansion import RandomPath
-from aloe_agents.journal import Journal
 from aloe_agents.model import Call, Completion
-from aloe_agents.reading import Reading
-from aloe_agents.recorder import Recorder
+from aloe_agents.models.endpoint import Endpoint, Limits
+from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.runners.simulate import loop_runner
-from aloe_agents.scripted import ScriptedModel
-from aloe_agents.simulation import Simulation
+from aloe_agents.runs.journal import Journal
+from aloe_agents.runs.reading import Reading
+from aloe_agents.runs.recorder import Recorder
 from tests.benchmarks.client import people
 from tests.casts import paper_cast
 from tests.tiny_models import make_tiny_qwen2

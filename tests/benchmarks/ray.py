@@ -10,7 +10,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from aloe_agents.reading import Reading
+from aloe_agents.runs.reading import Reading
 from tests.benchmarks.client import configured, people
 from tests.benchmarks.server import load_server
 from tests.test_resume import write_personas

@@ -18,15 +18,15 @@ from pathlib import Path as FilePath
 
 import orjson
 
-from aloe_agents.bus import Slot
-from aloe_agents.endpoint import Endpoint, Limits
-from aloe_agents.expansion import RandomPath, coin
-from aloe_agents.limits import Slots
+from aloe_agents.engine.bus import Slot
+from aloe_agents.engine.expansion import RandomPath, coin
+from aloe_agents.engine.simulation import Simulation
 from aloe_agents.messages import Path
 from aloe_agents.model import Call, ChatModel, Completion
-from aloe_agents.reading import Reading
+from aloe_agents.models.endpoint import Endpoint, Limits
+from aloe_agents.models.limits import Slots
 from aloe_agents.runners.simulate import simulate
-from aloe_agents.simulation import Simulation
+from aloe_agents.runs.reading import Reading
 from aloe_agents.testing import Memo, run_virtual
 from tests.benchmarks.client import configured
 from tests.benchmarks.server import TEXT, load_server, service_seconds

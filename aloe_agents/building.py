@@ -1,0 +1,244 @@
+"""From a configuration to live parts: the one place where endpoints, roles and expansion are wired together."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aloe_agents import prompts, roles
+from aloe_agents.config import AUTO, SCRIPTED, SCRIPTED_MODELS, Config, EndpointTable, RoleTable, api_key
+from aloe_agents.engine.agent import Agent
+from aloe_agents.engine.expansion import Beam, Full, RandomPath
+from aloe_agents.engine.wiring import Expansion, check, says
+from aloe_agents.errors import ConfigError
+from aloe_agents.messages import Scored
+from aloe_agents.model import ChatModel
+from aloe_agents.models.endpoint import Endpoint, Limits
+from aloe_agents.models.http import HttpModel, is_loopback
+from aloe_agents.models.openai import NO_KEY, OpenAIModel, connections
+from aloe_agents.models.scripted.model import ScriptedModel
+from aloe_agents.personas import Persona
+from aloe_agents.pools.proposals import KINDS
+
+if TYPE_CHECKING:
+    from aloe_agents.pools.embedding import Embedder  # numpy: not for those who embed nothing
+
+LIKELY = 256
+_CLASSES: Mapping[str, type] = {
+    "role_player": roles.RolePlayer,
+    "induction": roles.Induction,
+    "preferred": roles.Preferred,
+    "rejected": roles.Rejected,
+    "judge": roles.Judge,
+    "generator": roles.Generator,
+    "candidate": roles.Candidate,
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a simulation is made of."""
+
+    cast: list[Agent]
+    expansion: Expansion
+    endpoints: dict[str, Endpoint]
+
+
+def build(config: Config, folder: Path | None = None, latency: float = 0.0, share: float = 1.0) -> Parts:
+    """The parts that ``config`` describes. ``folder`` is where classes of one's own are looked for first;
+    ``latency`` is how many seconds the built-in scripted model takes for an answer; ``share`` is the part of the
+    endpoints' paces that is this process's own.
+
+    Raises ConfigError if a key's variable is not set, a class or prompt cannot be loaded, or the cast cannot play.
+    """
+    endpoints = build_endpoints(config, latency, share)
+    cast, expansion = build_cast(config, endpoints, folder), build_expansion(config)
+    check([*cast, expansion], expansion.labels)
+    return Parts(cast, expansion, endpoints)
+
+
+def build_endpoints(config: Config, latency: float = 0.0, share: float = 1.0) -> dict[str, Endpoint]:
+    """The endpoints that the roles use, by name. Raises ConfigError if a key's variable is not set."""
+    used = {role.endpoint for role in config.roles.values() if role.endpoint}
+    endpoints = {name: _endpoint(name, table, share) for name, table in config.endpoints.items() if name in used}
+    for name in used & {*SCRIPTED_MODELS}:
+        model = ScriptedModel(name, latency, adaptive=name.endswith("adaptive"))
+        endpoints[name] = Endpoint(name, [model], Limits(capacity=64))
+    return endpoints
+
+
+def live(config: Config, endpoints: Mapping[str, Endpoint]) -> int:
+    """How many conversations are held at once: enough that the last ones leave no slot idle. Four for each slot that
+    the endpoints have or, where that is to be found out, are likely to get; 256 at least.
+    """
+    if config.run.live != AUTO:
+        return config.run.live
+    return max(256, 4 * sum(endpoint.limits.capacity or LIKELY for endpoint in endpoints.values()))
+
+
+def build_cast(config: Config, endpoints: Mapping[str, Endpoint], folder: Path | None = None) -> list[Agent]:
+    """One agent a configured role. ``folder`` is where classes of one's own are looked for first."""
+    cast = []
+    for name, role in config.roles.items():
+        cls = _load(name, role.class_, folder) if role.class_ else _CLASSES[name]
+        arguments: dict[str, Any] = dict(role.options)
+        if "name" in inspect.signature(cls).parameters:
+            arguments.setdefault("name", name)
+        if role.endpoint:
+            endpoint = endpoints[role.endpoint]
+            arguments["model"] = endpoint.using(role.sampling) if role.sampling else endpoint
+        if role.prompt:
+            arguments["prompt"] = role.prompt
+        try:
+            cast.append(cls(**arguments))
+        except TypeError as error:
+            raise ConfigError(f"role {name!r} cannot be made from {cls.__name__}: {error}") from None
+    return cast
+
+
+def judges(config: Config, folder: Path | None = None) -> dict[str, str]:
+    """The roles whose agents say ``Scored``, by the agents' names; of those that do not tell, roles called judge.
+
+    Raises ConfigError where there is none.
+    """
+    nowhere = Endpoint(SCRIPTED, [ScriptedModel()])  # nothing is asked, so no key is needed
+    cast = build_cast(config, defaultdict(lambda: nowhere), folder)
+    found = {}
+    for name, agent in zip(config.roles, cast, strict=True):
+        said = says(agent)
+        if name.partition("-")[0] == "judge" if said is None else any(kind is Scored for kind, _ in said):
+            found[agent.name] = name
+    if not found:
+        raise ConfigError("nobody gives scores: no role of the configuration says Scored")
+    return found
+
+
+def build_expansion(config: Config) -> Expansion:
+    """The expansion that ``[run]`` names."""
+    if "candidate" in config.roles:
+        return RandomPath(("candidate",))  # one answer, so no choice
+    match config.run.expansion:
+        case "full":
+            return Full(config.run.depth)
+        case "beam":
+            return Beam(config.run.width)
+        case _:
+            return RandomPath()
+
+
+def settings(config: Config, personas: Sequence[Persona]) -> dict[str, str]:
+    """What a run's answers depend on, by name: two runs with equal settings are one run.
+
+    URLs, keys, limits and prices are not among it: they may change between a run and its resumption.
+    """
+    run = config.run
+    shape = {"full": f" of depth {run.depth}", "beam": f" of width {run.width}"}.get(run.expansion, "")
+    people = hashlib.sha256()
+    for persona in personas:
+        people.update(repr((persona.id, persona.profile, persona.personality)).encode())
+    found = {
+        "seed": str(run.seed),
+        "turns": str(run.turns),
+        "expansion": run.expansion + shape,
+        "personas": f"{len(personas)} (digest {people.hexdigest()[:12]})",
+    }
+    return found | role_settings(config)
+
+
+def role_settings(config: Config) -> dict[str, str]:
+    """What the roles' answers depend on, by name."""
+    found = {}
+    for name, role in config.roles.items():
+        endpoint = config.endpoints.get(role.endpoint or "", EndpointTable(model=role.endpoint or "none"))
+        found[f"model of {name}"] = endpoint.model if role.endpoint else "none"
+        found[f"sampling of {name}"] = repr(sorted({**endpoint.sampling, **role.sampling}.items()))
+        found[f"class of {name}"] = role.class_ or "built in"
+        found[f"options of {name}"] = repr(sorted(role.options.items()))
+        found[f"prompt of {name}"] = _prompt_digest(name, role)
+    return found
+
+
+def _prompt_digest(name: str, role: RoleTable) -> str:
+    """A digest of the prompt's text, so that an edited prompt is a changed setting."""
+    if role.prompt is None and (role.class_ or name in ("rejected", "candidate")):
+        return "its own"
+    if role.prompt is None and name == "generator":
+        return hashlib.sha256("".join(map(prompts.read, (*KINDS, "expand"))).encode()).hexdigest()[:12]
+    return hashlib.sha256(prompts.read(role.prompt or name).encode()).hexdigest()[:12]
+
+
+def build_embedder(spec: str, config: Config, folder: Path | None = None) -> Embedder:
+    """The embedder that ``spec`` names: ``lexical``, ``endpoint:NAME``, ``module:thing``, or else a model of
+    sentence-transformers.
+
+    Raises ConfigError where it is missing or cannot be loaded.
+    """
+    from aloe_agents.pools.embedding import EndpointEmbedder, LexicalEmbedder, SentenceEmbedder
+
+    kind, _, name = spec.partition(":")
+    if spec == LexicalEmbedder.name:
+        return LexicalEmbedder()
+    if kind == "endpoint":
+        name = name.partition(":")[0]
+        if (table := config.endpoints.get(name)) is None:
+            raise ConfigError(f"the embedder {spec!r} names an endpoint {name!r} that the configuration does not have")
+        key, key_from = api_key(name, table), table.api_key_env or ""
+        identity = f"endpoint:{name}:{table.model}"
+        return EndpointEmbedder(table.urls[0], table.model, name=identity, key=key, key_from=key_from)
+    if name:
+        thing = _load("embedder", spec, folder)
+        if isinstance(thing, type) or not (hasattr(thing, "embed") or hasattr(thing, "encode")):
+            thing = thing()  # a class, or a function that makes one
+        embedder: Embedder = thing if hasattr(thing, "embed") else SentenceEmbedder(thing, spec)
+        return embedder
+    return SentenceEmbedder(spec)
+
+
+def _load(name: str, dotted: str, folder: Path | None) -> Any:
+    """What ``module:Name`` names, for the role or part ``name``."""
+    module, _, attribute = dotted.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f"role {name!r}: {dotted!r} is not module:Class")
+    for place in (Path.cwd(), folder):
+        if place is not None and str(place) not in sys.path:
+            sys.path.insert(0, str(place))
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"role {name!r}: {dotted} cannot be loaded: {error}") from None
+
+
+def _endpoint(name: str, table: EndpointTable, share: float) -> Endpoint:
+    key, key_from = api_key(name, table), table.api_key_env or ""
+    replicas = [_replica(url, table, key, key_from) for url in table.urls]
+    limits = Limits(
+        capacity=None if table.capacity == AUTO else table.capacity,
+        requests_per_minute=table.requests_per_minute and table.requests_per_minute * share,
+        tokens_per_minute=table.tokens_per_minute and table.tokens_per_minute * share,
+        timeout=table.timeout,
+        deadline=table.deadline,
+        attempts=table.attempts,
+        patience=table.patience,
+    )
+    return Endpoint(name, replicas, limits, sampling=table.sampling, price=(table.price.input, table.price.output))
+
+
+def _replica(url: str, table: EndpointTable, key: str, key_from: str) -> ChatModel:
+    if table.client == "http":
+        return HttpModel(url, table.model, key=key, key_from=key_from)
+    import openai
+
+    shared: dict[str, Any] = {"api_key": key or NO_KEY, "http_client": connections(trust_env=not is_loopback(url))}
+    if table.client == "openai":
+        return OpenAIModel(openai.AsyncOpenAI(base_url=url, **shared), table.model, key_from=key_from)
+    azure = openai.AsyncAzureOpenAI(
+        azure_endpoint=url, azure_deployment=table.model, api_version=table.api_version, **shared
+    )
+    return OpenAIModel(azure, table.model, key_from=key_from)

@@ -1,0 +1,117 @@
+"""What an agent is, and what it sees.
+
+An agent is any object with a name, the kinds of message that it hears, and one coroutine::
+
+    class SafetyCritic:
+        name = "safety"
+        hears = (Answered,)
+
+        def __init__(self, model: ChatModel) -> None:
+            self.model = model
+
+        async def respond(self, heard: Answered, scene: Scene) -> Flagged | None:
+            verdict = await scene.ask(self.model, [{"role": "user", "content": f"Is this unsafe? {heard.text}"}])
+            return Flagged.after(heard, verdict=verdict.text)
+
+One object serves all conversations at once, so an agent keeps nothing between two deliveries. Three attributes are
+optional. ``essential = False`` says that its failure marks a node and leaves the conversation whole. ``says``
+lists the kinds that it may say, each as a kind or as (kind, label); without it the return annotation of
+``respond`` is read. ``needs`` lists what it will ask the scene for, in the same form. They let the wiring be
+checked before the first call is paid.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Protocol, TypeVar, cast
+
+import orjson
+
+from aloe_agents.engine.conversation import Conversation, Delivery, Exchange
+from aloe_agents.messages import Message, Path
+from aloe_agents.model import ChatMessage, ChatModel, Completion
+from aloe_agents.personas import Persona
+
+M = TypeVar("M", bound=Message)
+
+Asking = Callable[["Scene", ChatModel, tuple[ChatMessage, ...], Mapping[str, Any]], Awaitable[Completion]]
+
+
+class Agent(Protocol):
+    """A part in the play."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def hears(self) -> tuple[type[Message], ...]: ...
+
+    async def respond(self, heard: Any, scene: Scene) -> Message | Sequence[Message] | None:
+        """Answer one heard message with no, one or several messages."""
+
+
+class Scene:
+    """What one agent sees while it answers one message: the causal past of that message, and nothing else."""
+
+    def __init__(self, agent: str, heard: Message, conversation: Conversation, asking: Asking) -> None:
+        self.agent = agent
+        self.heard = heard
+        self.asked: dict[bytes, int] = {}
+        self.persona = conversation.persona
+        """The full persona. Answering roles must not look at it: to them the user is who has been revealed."""
+        self._conversation = conversation
+        self._asking = asking
+        self._delivery = Delivery()
+
+    def seen_as(self, persona: Persona) -> Scene:
+        """This scene with another persona in it, to lend to a role that one wraps. Asking and needing are shared."""
+        lent = copy.copy(self)
+        lent.persona = persona
+        return lent
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self._conversation.seed
+
+    @property
+    def turns(self) -> int:
+        """How many turns the conversation is to have (K)."""
+        return self._conversation.turns
+
+    @cached_property
+    def history(self) -> tuple[Exchange, ...]:
+        """The turns before this one on this path, oldest first (the paper's {m_j, s_j}, j < i)."""
+        return self._conversation.history(self.heard.path)
+
+    @cached_property
+    def rng(self) -> random.Random:
+        """A generator seeded by run, conversation, agent and heard message: the same draws in every schedule."""
+        slot = (self.seed, self.heard.conversation, self.agent, *self.heard.address)
+        return random.Random(hashlib.sha256(orjson.dumps(slot)).digest())
+
+    async def need(self, kind: type[M], label: str = "", path: Path | None = None) -> M:
+        """The message at an address, by default of this node; waited for where it has not been said yet.
+
+        Raises Stuck when nobody is left who could say it.
+        """
+        address = (kind.__name__, self.heard.path if path is None else path, label)
+        return cast(M, await self._conversation.read(address, self._delivery))
+
+    async def ask(self, model: ChatModel, messages: Sequence[ChatMessage], **sampling: Any) -> Completion:
+        """Ask a model. The one way to do so: calls asked here are limited, retried, journaled and replayed.
+
+        Asking the same thing twice in one delivery takes two samples. ``sampling`` overrides the model's own.
+        Raises CallFailed when no usable answer came, after all retries.
+        """
+        self._delivery.asks += 1
+        self._conversation.settle(self._delivery)
+        try:
+            return await self._asking(self, model, tuple(messages), sampling)
+        finally:
+            self._delivery.asks -= 1
+            self._conversation.settle(self._delivery)

@@ -1,0 +1,115 @@
+"""Which answers go on. An expansion is an agent: it hears, and it says ``Chosen`` and ``TurnOpened``.
+
+``RandomPath`` is the paper's: a fair coin a node (section 2.1). The coin is a function of seed, conversation and
+path, so it is known before the answers exist: the next turn opens the moment the chosen answer is there, and
+nobody waits for the other one. ``Full`` follows every answer down to a depth. ``Beam`` follows the w best of a
+depth by a judge's scores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+import orjson
+
+from aloe_agents.engine.agent import Scene
+from aloe_agents.errors import ConfigError
+from aloe_agents.messages import Answered, Chosen, Message, Path, Scored, TurnOpened
+
+LABELS = ("preferred", "rejected")
+
+
+def coin(seed: int, conversation: str, path: Path, sides: int = 2) -> int:
+    """A fair draw from ``range(sides)`` that depends on its arguments alone."""
+    digest = hashlib.sha256(orjson.dumps(["coin", seed, conversation, path])).digest()
+    return int.from_bytes(digest[:8], "big") % sides
+
+
+class RandomPath:
+    """One answer a turn, by a fair coin: K turns, one leaf."""
+
+    name = "expansion"
+    hears = (TurnOpened, Answered)
+    says = (Chosen, TurnOpened)
+
+    def __init__(self, labels: tuple[str, ...] = LABELS) -> None:
+        self.labels = labels
+
+    def leaves(self, turns: int) -> int:
+        return 1
+
+    def foreseen(self, seed: int, conversation: str, path: Path) -> tuple[str, ...]:
+        return (self.labels[coin(seed, conversation, path, len(self.labels))],)
+
+    async def respond(self, heard: TurnOpened | Answered, scene: Scene) -> Message | None:
+        labels = self.foreseen(scene.seed, heard.conversation, heard.path)
+        if isinstance(heard, TurnOpened):
+            return Chosen.after(heard, labels=labels)
+        if heard.label in labels and heard.turn < scene.turns:
+            return TurnOpened.after(heard, path=(*heard.path, heard.label), label="")
+        return None
+
+
+class Full(RandomPath):
+    """Every answer of the first ``depth`` turns goes on, then a coin: len(labels) ** depth leaves."""
+
+    def __init__(self, depth: int, labels: tuple[str, ...] = LABELS) -> None:
+        super().__init__(labels)
+        if depth < 1:
+            raise ConfigError(f"the depth of a full expansion is at least 1, not {depth}")
+        self.depth = depth
+
+    def leaves(self, turns: int) -> int:
+        return int(len(self.labels) ** min(self.depth, turns - 1))
+
+    def foreseen(self, seed: int, conversation: str, path: Path) -> tuple[str, ...]:
+        return self.labels if len(path) < self.depth else super().foreseen(seed, conversation, path)
+
+
+class Beam:
+    """The ``width`` best answers of each depth go on, by the scores of ``judge``; ties go by path and label.
+
+    An answer whose score is missing ranks below every score.
+    """
+
+    name = "expansion"
+    hears = (TurnOpened,)
+    says = (Chosen, TurnOpened)
+
+    def __init__(self, width: int, judge: str = "judge", labels: tuple[str, ...] = LABELS) -> None:
+        if width < 1:
+            raise ConfigError(f"the width of a beam is at least 1, not {width}")
+        self.width = width
+        self.judge = judge
+        self.labels = labels
+        self.needs = tuple((Scored, Scored.label_of(label, judge)) for label in labels)
+
+    def leaves(self, turns: int) -> int:
+        return self.width if turns > 1 else 1
+
+    def foreseen(self, seed: int, conversation: str, path: Path) -> None:
+        return None
+
+    async def respond(self, heard: TurnOpened, scene: Scene) -> list[Message] | None:
+        frontier: list[Path] = [()]
+        for _ in heard.path:  # what every earlier depth chose has been said before this turn opened
+            chosen = [await scene.need(Chosen, path=node) for node in frontier]
+            frontier = sorted((*node, label) for node, c in zip(frontier, chosen, strict=True) for label in c.labels)
+        if heard.path != frontier[0]:  # the first node of a depth chooses for all of them
+            return None
+        answers = [(node, label) for node in frontier for label in self.labels]
+        scores = await asyncio.gather(
+            *(scene.need(Scored, Scored.label_of(label, self.judge), node) for node, label in answers)
+        )
+        ranked = sorted(
+            zip(scores, answers, strict=True),
+            key=lambda pair: (-pair[0].score if pair[0].score is not None else float("inf"), pair[1]),
+        )
+        kept = sorted(answer for _, answer in ranked[: self.width])
+        said: list[Message] = [
+            Chosen.after(heard, path=node, labels=tuple(label for at, label in kept if at == node)) for node in frontier
+        ]
+        if heard.turn < scene.turns:
+            said += [TurnOpened.after(heard, path=(*node, label)) for node, label in kept]
+        return said

@@ -1,1 +1,0 @@
-"""HTML pages, each one file that needs nothing else: no server, no network."""
