@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from aloe_agents.models.scripted.model import ScriptedModel
     from aloe_agents.personas import Persona, read_personas, sample_personas, write_personas
     from aloe_agents.pools.embedding import Embedder, EndpointEmbedder, LexicalEmbedder, SentenceEmbedder, VectorStore
-    from aloe_agents.pools.growth import Growth, Plan
+    from aloe_agents.pools.growth import Growth, GrowthPlan
     from aloe_agents.pools.items import Item, read_items, read_pool, write_items
     from aloe_agents.pools.similarity import Novelty
     from aloe_agents.runs.journal import Journal
@@ -59,7 +59,7 @@ _HOME = {
     "models.endpoint": ("Endpoint", "Limits"),
     "errors": ("AloeError", "ConfigError", "Failure", "Fatal"),
     "engine.expansion": ("Beam", "Full", "RandomPath"),
-    "pools.growth": ("Growth", "Plan"),
+    "pools.growth": ("Growth", "GrowthPlan"),
     "models.http": ("HttpModel",),
     "runs.journal": ("Journal",),
     "messages": (
@@ -105,6 +105,7 @@ __all__ = [
     "Fatal",
     "Full",
     "Growth",
+    "GrowthPlan",
     "HttpModel",
     "Item",
     "Journal",
@@ -116,7 +117,6 @@ __all__ = [
     "Outcome",
     "Persona",
     "PersonaRevealed",
-    "Plan",
     "Proposed",
     "RandomPath",
     "Recorder",

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Self
 
 from aloe_agents.personas import Persona
 
-Path = tuple[str, ...]
-Address = tuple[str, Path, str]
+NodePath = tuple[str, ...]
+Address = tuple[str, NodePath, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Message:
     """One thing said in one conversation at one node."""
 
     conversation: str
-    path: Path = ()
+    path: NodePath = ()
     label: str = ""
 
     observed_only: ClassVar[bool] = False

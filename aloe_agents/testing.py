@@ -18,12 +18,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from aloe_agents.engine.agent import Agent
-from aloe_agents.engine.bus import Slot
+from aloe_agents.engine.bus import Question
 from aloe_agents.engine.conversation import Conversation, describe
 from aloe_agents.engine.simulation import Simulation
 from aloe_agents.engine.wiring import Expansion
 from aloe_agents.errors import AloeError
-from aloe_agents.messages import Address, Failed, Message, Path
+from aloe_agents.messages import Address, Failed, Message, NodePath
 from aloe_agents.model import Call, ChatModel, Completion
 from aloe_agents.models.limits import Slots
 from aloe_agents.personas import Persona
@@ -85,7 +85,7 @@ class Memo:
     def finish(self, conversation: Conversation) -> None:
         pass
 
-    async def record(self, model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
+    async def record(self, model: ChatModel, call: Call, slot: Question) -> tuple[Completion, bool]:
         if (known := self.answers.get(call.key)) is not None:
             return known, True
         self.asked += 1
@@ -93,7 +93,7 @@ class Memo:
         return completion, False
 
 
-Said = dict[tuple[str, Address], dict[str, Any]]
+Transcript = dict[tuple[str, Address], dict[str, Any]]
 
 
 def check_replay(
@@ -115,7 +115,7 @@ def check_replay(
         from aloe_agents.models.scripted.model import ScriptedModel
 
         model = ScriptedModel()
-    reference: Said | None = None
+    reference: Transcript | None = None
     for schedule in range(schedules):
         said = play(
             cast, expansion(), personas, model, turns=turns, seed=seed, schedule=schedule, scarce=schedule % 2 == 1
@@ -138,9 +138,9 @@ def play(
     schedule: int,
     scarce: bool,
     memo: Memo | None = None,
-) -> Said:
+) -> Transcript:
     """Everything said by ``cast(model)`` under one seeded schedule, by conversation and address."""
-    said: Said = {}
+    said: Transcript = {}
 
     def observe(message: Message, sender: str) -> None:
         if not message.observed_only or isinstance(message, Failed):
@@ -161,10 +161,10 @@ def play(
     return said
 
 
-def _difference(one: Said, other: Said) -> str:
+def _difference(one: Transcript, other: Transcript) -> str:
     """Where two schedules part first: nearest to the root, then by address."""
 
-    def depth(place: tuple[str, Address]) -> tuple[int, str, Path, str, str]:
+    def depth(place: tuple[str, Address]) -> tuple[int, str, NodePath, str, str]:
         conversation, (kind, path, label) = place
         return len(path), conversation, path, kind, label
 

@@ -8,28 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.messages import Message, Path
+from aloe_agents.messages import Message, NodePath
 from aloe_agents.personas import Persona
 
-SCHEMA = 1
+TREE_SCHEMA = 1
 
 
-class Said(NamedTuple):
+class Entry(NamedTuple):
     """A message as a tree or a journal sees it: its address and the fields of its kind."""
 
-    path: Path
+    path: NodePath
     kind: str
     label: str
     body: dict[str, Any]
 
     @classmethod
-    def of(cls, message: Message) -> Said:
+    def of(cls, message: Message) -> Entry:
         """``message``, taken apart."""
         return cls(message.path, type(message).__name__, message.label, message.body())
 
@@ -48,7 +48,7 @@ class Answer:
 class Turn:
     """A node: a user message and the answers given to it."""
 
-    path: Path
+    path: NodePath
     user: str
     revealed: dict[str, str | None] | None = None
     """``profile`` and ``personality`` as far as they had shown; None where no induction got through."""
@@ -76,7 +76,7 @@ class Tree:
     """Depth first, by path."""
     usage: dict[str, int] = field(default_factory=dict)
 
-    def history(self, path: Path) -> list[tuple[str, str]]:
+    def history(self, path: NodePath) -> list[tuple[str, str]]:
         """The (user message, chosen answer) pairs on the way to a node (the paper's {m_j, s_j}, j < i)."""
         at = {turn.path: turn for turn in self.turns}
         nodes = [(at[path[:depth]], label) for depth, label in enumerate(path)]
@@ -87,7 +87,7 @@ class Tree:
         persona = {"id": self.persona.id, "profile": self.persona.profile, "personality": self.persona.personality}
         return orjson.dumps(
             {
-                "schema": SCHEMA,
+                "schema": TREE_SCHEMA,
                 "id": self.id,
                 "seed": self.seed,
                 "status": self.status,
@@ -103,8 +103,8 @@ class Tree:
         """The tree that ``to_json`` wrote. Raises ValueError for anything else, naming what is wrong."""
         try:
             value = orjson.loads(line)
-            if value["schema"] != SCHEMA:
-                raise ValueError(f"schema {value['schema']} is not {SCHEMA}")
+            if value["schema"] != TREE_SCHEMA:
+                raise ValueError(f"schema {value['schema']} is not {TREE_SCHEMA}")
             return cls(
                 id=value["id"],
                 seed=value["seed"],
@@ -117,10 +117,10 @@ class Tree:
             raise ValueError(f"not a conversation tree ({type(error).__name__}: {error})") from None
 
 
-def build_tree(id: str, seed: int, persona: Persona, status: str, said: Iterable[Said], usage: dict[str, int]) -> Tree:
+def build_tree(id: str, seed: int, persona: Persona, status: str, said: Iterable[Entry], usage: dict[str, int]) -> Tree:
     """The tree of what was said, in whatever order. A node where the user said nothing is no turn."""
-    nodes: dict[Path, Turn] = {}
-    rest: list[Said] = []
+    nodes: dict[NodePath, Turn] = {}
+    rest: list[Entry] = []
     for item in said:
         if item.kind == "UserSaid":
             nodes[item.path] = Turn(path=item.path, user=item.body["text"])
@@ -149,12 +149,12 @@ def build_tree(id: str, seed: int, persona: Persona, status: str, said: Iterable
     return Tree(id, seed, persona, status, [nodes[path] for path in sorted(nodes)], usage)
 
 
-def read_trees(path: FilePath | str) -> Iterator[Tree]:
+def read_trees(path: Path | str) -> Iterator[Tree]:
     """The trees of a JSONL file, one by one. Raises ConfigError, naming the line, for a line that is none."""
     return read_lines(path, lambda number, line: Tree.from_json(line))
 
 
-def read_lines(path: FilePath | str, parse: Callable[[int, bytes], Tree]) -> Iterator[Tree]:
+def read_lines(path: Path | str, parse: Callable[[int, bytes], Tree]) -> Iterator[Tree]:
     """The trees that ``parse`` makes of the lines of a file and their numbers; its ValueErrors name the line."""
     try:
         with open(path, "rb") as lines:

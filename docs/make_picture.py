@@ -19,7 +19,7 @@ from aloe_agents.personas import sample_personas
 from aloe_agents.pools.items import read_pool
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer
 from aloe_agents.runners.simulate import endpoint_lines
-from aloe_agents.runs.console import draw
+from aloe_agents.runs.console import render
 from aloe_agents.runs.journal import Journal
 from aloe_agents.runs.progress import Progress
 from aloe_agents.runs.recorder import Recorder
@@ -49,7 +49,7 @@ async def main() -> None:
         task = asyncio.create_task(simulation.run(sample_personas(profiles, personalities, 60, 7)))
         await ready.wait()
         console = Console(record=True, width=WIDTH, height=HEIGHT, force_terminal=True, color_system="truecolor")
-        console.print(draw(progress.snapshot(), WIDTH, HEIGHT), height=HEIGHT)
+        console.print(render(progress.snapshot(), WIDTH, HEIGHT), height=HEIGHT)
         await task
     svg = console.export_svg(title="aloe simulate aloe.toml --personas personas.jsonl --out runs/demo")
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # the reader's own monospace font will do

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from aloe_agents import Growth, Item, LexicalEmbedder, Novelty, Plan, Proposed, RoundOpened, Scene, ScriptedModel
+from aloe_agents import Growth, GrowthPlan, Item, LexicalEmbedder, Novelty, Proposed, RoundOpened, Scene, ScriptedModel
 from aloe_agents.roles import Generator
 
 SEEDS = (
@@ -27,7 +27,7 @@ class OfOldPeople:
 
 async def main() -> list[str]:
     base = [Item(id=f"{n:05d}", text=text, source="seed") for n, text in enumerate(SEEDS, 1)]
-    plan = Plan(of="profiles", target=30, seed=7)
+    plan = GrowthPlan(of="profiles", target=30, seed=7)
     growth = Growth(OfOldPeople(Generator(ScriptedModel())), base, plan, LexicalEmbedder().embed, Novelty())
     grown = await growth.run()
     print(f"{len(grown.items)} profiles after {len(grown.rounds)} rounds: {grown.ended}")

@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.evaluation.annotation import Agreement, agreements, draw, judged, read_sheet, to_csv
+from aloe_agents.evaluation.annotation import Agreement, agreements, draw_sheet, judged, read_sheet, to_csv
 from aloe_agents.evaluation.results import CANDIDATE
 from aloe_agents.files import replacing
 from aloe_agents.runs.reading import TREES
@@ -38,7 +38,7 @@ def sample(directory: Path, out: Path, per_turn: int, label: str, seed: int) -> 
     \b
     aloe annotate sample evals/mine --out sheet.csv
     """
-    rows = draw(_trees(directory), label, per_turn, seed)
+    rows = draw_sheet(_trees(directory), label, per_turn, seed)
     with replacing(out) as file:
         file.write(to_csv(rows).encode("utf-8-sig"))  # spreadsheets take plain UTF-8 for something else
     click.echo(f"{out}: {len(rows)} answers to score from 1 to 5 in the column score")

@@ -23,10 +23,10 @@ from aloe_agents.files import replacing
 from aloe_agents.models.scripted.small_world import people
 from aloe_agents.models.serving import on_gpu
 from aloe_agents.personas import Persona, write_personas
-from aloe_agents.runners.evaluate import evaluate, in_directory, reachable, show, wide
+from aloe_agents.runners.evaluate import evaluate, in_directory, print_comparison, reachable, wide
 from aloe_agents.runners.simulate import simulate
 from aloe_agents.runners.train import train
-from aloe_agents.training.plan import Plan
+from aloe_agents.training.plan import TrainingPlan
 from aloe_agents.tree import read_trees
 
 BASE, PREFERRED, REJECTED, DPO = "base", "sft-preferred", "sft-rejected", "sft-dpo"
@@ -64,7 +64,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """Something the loop is to show, and whether it did."""
+    """Something the loop is to print_comparison, and whether it did."""
 
     holds: bool
     text: str
@@ -161,7 +161,7 @@ def _models(out: Path, scale: Scale) -> list[Path]:
                            "learning_rate": scale.dpo_learning_rate, **given}  # fmt: skip
     for name, how in ((PREFERRED, sft), (REJECTED, {**sft, "answers": "rejected"}), (DPO, dpo)):
         click.echo(f"train {name}")
-        train(Plan(out=str(models[name]), **how))
+        train(TrainingPlan(out=str(models[name]), **how))
     return list(models.values())
 
 
@@ -174,7 +174,7 @@ def _said(trees: Path) -> Iterator[str]:
 
 
 def _report(out: Path, found: Comparison, claims: Sequence[Claim], scale: Scale) -> None:
-    show(wide(), found)
+    print_comparison(wide(), found)
     lines = [f"- {'yes' if claim.holds else '**no**'}: {claim.text}" for claim in claims]
     click.echo("\n" + "\n".join(line.replace("**", "") for line in lines))
     settings = ", ".join(f"{name} {value:g}" for name, value in asdict(scale).items())
@@ -182,7 +182,7 @@ def _report(out: Path, found: Comparison, claims: Sequence[Claim], scale: Scale)
         file.write("\n".join(["# The closed loop", "", settings, "", as_markdown(found), *lines, ""]).encode())
     click.echo(f"\n{out / REPORT}")
     if importlib.util.find_spec("matplotlib"):
-        from aloe_agents.evaluation.curves import draw
+        from aloe_agents.evaluation.curves import plot_curves
 
-        draw(found, out / CURVES)
+        plot_curves(found, out / CURVES)
         click.echo(str(out / CURVES))

@@ -10,9 +10,9 @@ import click
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.evaluation.comparison import as_csv, as_latex, as_markdown, compare
-from aloe_agents.evaluation.results import FILE, read_results
+from aloe_agents.evaluation.results import RESULTS_FILE, read_results
 from aloe_agents.files import replacing
-from aloe_agents.runners.evaluate import show, wide
+from aloe_agents.runners.evaluate import print_comparison, wide
 
 FORMS = {".md": as_markdown, ".csv": as_csv, ".tex": as_latex}
 
@@ -51,19 +51,19 @@ def command(
             with replacing(out) as file:
                 file.write(FORMS[out.suffix](found).encode())
         else:
-            from aloe_agents.evaluation.curves import draw
+            from aloe_agents.evaluation.curves import plot_curves
 
-            draw(found, out)
-    show(wide(), found)
+            plot_curves(found, out)
+    print_comparison(wide(), found)
     for out in outs:
         click.echo(str(out))
 
 
 def _places(directory: Path) -> list[Path]:
     """The evaluation in ``directory``, or those in the folders in it."""
-    if directory.is_file() or (directory / FILE).exists():
+    if directory.is_file() or (directory / RESULTS_FILE).exists():
         return [directory]
-    inside = sorted(place for place in directory.glob("*") if (place / FILE).exists())
+    inside = sorted(place for place in directory.glob("*") if (place / RESULTS_FILE).exists())
     if not inside:
-        raise ConfigError(f"{directory} holds no {FILE}: it is no finished evaluation")
+        raise ConfigError(f"{directory} holds no {RESULTS_FILE}: it is no finished evaluation")
     return inside

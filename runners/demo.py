@@ -15,7 +15,7 @@ from aloe_agents.evaluation.results import read_results
 from aloe_agents.personas import sample_personas
 from aloe_agents.pools.items import read_pool
 from aloe_agents.pools.proposals import KINDS, Kind
-from aloe_agents.runners.evaluate import Model, evaluate, show, wide
+from aloe_agents.runners.evaluate import Model, evaluate, print_comparison, wide
 from aloe_agents.runners.personas.grow import grow
 from aloe_agents.runners.simulate import SETTLED, resume_line, simulate
 from aloe_agents.tree import read_trees
@@ -29,7 +29,7 @@ from aloe_agents.tree import read_trees
               "serve and evaluate them. Needs trl and vLLM, and on two processors about twenty minutes.")  # fmt: skip
 @click.option("--plain", is_flag=True, help="Lines instead of the live picture.")
 def command(out: Path | None, seed: int, turns: int, trained: bool, plain: bool) -> int:
-    """Simulate 24 users offline, with a judge, and show what came of it. Needs no key, no model and no GPU.
+    """Simulate 24 users offline, with a judge, and print_comparison what came of it. Needs no key, no model and no GPU.
 
     \b
     aloe demo
@@ -88,7 +88,7 @@ def _compared(out: Path, seed: int, turns: int) -> None:
         if evaluate(config, model, cases, places[-1], source="the package's benchmark", quiet=True) == 130:
             raise KeyboardInterrupt
     click.echo()
-    show(wide(), compare([read_results(place) for place in places]))
+    print_comparison(wide(), compare([read_results(place) for place in places]))
 
 
 def _show_scores(out: Path, turns: int) -> None:

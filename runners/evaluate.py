@@ -32,7 +32,15 @@ from aloe_agents.config import (
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.evaluation.benchmark import benchmark
 from aloe_agents.evaluation.comparison import NOTE, Comparison, compare, text
-from aloe_agents.evaluation.results import FILE, SCHEMA, cases_of, digest_of, figures, read_results, write_results
+from aloe_agents.evaluation.results import (
+    RESULTS_FILE,
+    RESULTS_SCHEMA,
+    cases_digest,
+    cases_of,
+    figures,
+    read_results,
+    write_results,
+)
 from aloe_agents.models.serving import FETCH, LocalModel, last_lines, local_model, served
 from aloe_agents.personas import Persona, read_personas
 from aloe_agents.runners.simulate import check_settings, simulate
@@ -137,7 +145,9 @@ def command(
         if code == 130:
             return code
         worst = max(worst, code)
-    show(wide(), compare([read_results(place) for place in places], normalisation=normalisation, force=True))
+    print_comparison(
+        wide(), compare([read_results(place) for place in places], normalisation=normalisation, force=True)
+    )
     return worst
 
 
@@ -167,9 +177,9 @@ def evaluate(
         body = _results(resolved, model, cases, out, source, normalisation, judges)
         if model.local:
             body["model"]["vllm"] = list(vllm_options)
-        write_results(out / FILE, body)
+        write_results(out / RESULTS_FILE, body)
         if not quiet:
-            click.echo(f"{out / FILE}")
+            click.echo(f"{out / RESULTS_FILE}")
     return code
 
 
@@ -179,7 +189,7 @@ def wide() -> Console:
     return console if console.is_terminal else Console(width=240)
 
 
-def show(console: Console, found: Comparison) -> None:
+def print_comparison(console: Console, found: Comparison) -> None:
     """Print a comparison as Table 1 of the paper has it."""
     headings, cells = text(found)
     shape: dict[str, Any] = {"title_justify": "left", "box": None, "pad_edge": False, "padding": (0, 1, 0, 0)}
@@ -304,14 +314,14 @@ def _results(
     )
     settings = building.settings(config, cases)
     return {
-        "schema": SCHEMA,
+        "schema": RESULTS_SCHEMA,
         "model": {
             "name": model.name,
             "endpoint": model.endpoint,
             "directory": str(model.local.path) if model.local else None,
             "base": str(model.local.base) if model.local and model.local.base else None,
         },
-        "cases": {"count": len(cases), "digest": digest_of(cases), "source": source},
+        "cases": {"count": len(cases), "digest": cases_digest(cases), "source": source},
         "turns": config.run.turns,
         "seed": config.run.seed,
         "normalisation": normalisation,

@@ -18,7 +18,7 @@ from aloe_agents.config import SCRIPTED_MODELS, Config, load_config
 from aloe_agents.engine.bus import Bus
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.evaluation.rejudging import Scores, rejudge, self_agreement
-from aloe_agents.evaluation.results import FILE, cases_of, digest_of, figures, read_results, write_results
+from aloe_agents.evaluation.results import RESULTS_FILE, cases_digest, cases_of, figures, read_results, write_results
 from aloe_agents.files import replacing
 from aloe_agents.personas import Persona
 from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
@@ -153,7 +153,7 @@ def _written(
         click.echo(
             f"  {label:<12} mean {np.mean(given):.3f} of {len(given)} scores" if given else f"  {label:<12} no score"
         )
-    if (directory / FILE).exists():
+    if (directory / RESULTS_FILE).exists():
         first = read_results(directory)
         held = {tree.id: tree.persona for tree in trees}
         people = [held.get(id) or Persona(id=id, profile=id, personality="") for id in first.cases]
@@ -167,14 +167,14 @@ def _written(
             "judges": figures(rows, first.body["normalisation"]),
             "judged_again": {
                 "of": str(directory),
-                "trees": digest_of(held.values()),
+                "trees": cases_digest(held.values()),
                 "passes": passes,
                 "agreement": asdict(agreement) if agreement else None,
             },
             "per_case": rows,
         }
-        write_results(out / FILE, body)
-        click.echo(str(out / FILE))
+        write_results(out / RESULTS_FILE, body)
+        click.echo(str(out / RESULTS_FILE))
     if missing:
         click.echo(f"aloe: {missing} scores are missing", err=True)
     return 1 if missing else 0

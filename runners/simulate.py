@@ -24,7 +24,7 @@ from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.personas import Persona, read_personas, sample_personas
 from aloe_agents.pools.items import read_pool
 from aloe_agents.runners.local import Local
-from aloe_agents.runs.console import Terminal, show, status_line, summary
+from aloe_agents.runs.console import Terminal, follow, status_line, summary
 from aloe_agents.runs.journal import differences
 from aloe_agents.runs.progress import Snapshot
 from aloe_agents.runs.reading import TREES, Reading, write_trees
@@ -187,7 +187,7 @@ async def _run(engine: Engine, claim: dict[str, Any], out: Path, resolved: str, 
         await engine.open(claim)
         (out / "run.toml").write_text(resolved, encoding="utf-8")
         screen = Terminal(force_terminal=False, quiet=quiet) if plain or quiet else console
-        picture = asyncio.create_task(show(screen, engine.snapshot, over))
+        picture = asyncio.create_task(follow(screen, engine.snapshot, over))
         task = asyncio.create_task(engine.run())
         with interrupts(engine.stop, task):
             await asyncio.wait([task])
@@ -240,7 +240,7 @@ def interrupts(stop: Callable[[], None], task: asyncio.Task[Any]) -> Iterator[No
         met += 1
         if met > 1:  # all that was committed is on disk
             if sys.stdout.isatty():
-                os.write(sys.stdout.fileno(), b"\x1b[?1049l\x1b[?25h")  # leave the picture's screen, show the cursor
+                os.write(sys.stdout.fileno(), b"\x1b[?1049l\x1b[?25h")  # leave the picture's screen, follow the cursor
             os._exit(130)
         stop()
         loop.call_later(GRACE, task.cancel)

@@ -25,7 +25,7 @@ from aloe_agents.models.serving import holds_weights
 from aloe_agents.text import one_line
 from aloe_agents.training.plan import (
     SUMMARY,
-    Plan,
+    TrainingPlan,
     begun,
     check_arguments,
     contents_of,
@@ -87,11 +87,11 @@ def command(epochs: float | None, lora: int | None, overrides: Sequence[str], **
     paths = {name: str(value) for name, value in given.items() if isinstance(value, Path)}
     epochs = epochs or (3.0 if given["method"] == "sft" else 1.0)
     arguments = dict(parse_override(text) for text in overrides)
-    plan = Plan(**{**given, **paths}, epochs=epochs, lora=lora or 0, arguments=arguments)
+    plan = TrainingPlan(**{**given, **paths}, epochs=epochs, lora=lora or 0, arguments=arguments)
     train(plan)
 
 
-def train(plan: Plan) -> dict[str, Any]:
+def train(plan: TrainingPlan) -> dict[str, Any]:
     """Train as ``plan`` says, and write the model, its tokenizer and a summary. Returns the summary.
 
     Raises ConfigError, before anything is written, for what cannot be trained on.
@@ -202,7 +202,7 @@ def train(plan: Plan) -> dict[str, Any]:
     return summary
 
 
-def _write(plan: Plan, summary: dict[str, Any]) -> None:
+def _write(plan: TrainingPlan, summary: dict[str, Any]) -> None:
     if _first():
         with replacing(Path(plan.out) / SUMMARY) as file:
             file.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
@@ -218,7 +218,7 @@ def _say(text: str) -> None:
         click.echo(text, err=True)
 
 
-def _goes_on(plan: Plan) -> str:
+def _goes_on(plan: TrainingPlan) -> str:
     last = last_checkpoint(Path(plan.out))
     return f"training goes on from {last}" if last else "there is no checkpoint yet"
 
@@ -239,7 +239,7 @@ def _template(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _model(plan: Plan, dtype: Any) -> Any:
+def _model(plan: TrainingPlan, dtype: Any) -> Any:
     """The model that is to be trained, with the attention that its rows need."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -252,7 +252,7 @@ def _model(plan: Plan, dtype: Any) -> Any:
 
 
 def _trainer(
-    plan: Plan, model: Any, tokenizer: Any, kept: list[dict[str, Any]], on_gpu: bool
+    plan: TrainingPlan, model: Any, tokenizer: Any, kept: list[dict[str, Any]], on_gpu: bool
 ) -> tuple[Any, float | None, tuple[float, float]]:
     """The trainer; packed, how many times fewer tokens it encodes than rows one by one, and ``first_disagreement``."""
     from datasets import Dataset

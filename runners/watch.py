@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from aloe_agents.runs.console import Terminal, draw, show, status_line, summary
+from aloe_agents.runs.console import Terminal, follow, render, status_line, summary
 from aloe_agents.runs.progress import Snapshot
 from aloe_agents.runs.reading import Reading
 
@@ -32,7 +32,7 @@ def command(directory: Path, once: bool, plain: bool) -> None:
             now = reading.snapshot()
         if console.is_terminal:
             width, height = console.size
-            console.print(draw(now, width, height - 8), height=height - 8)
+            console.print(render(now, width, height - 8), height=height - 8)
         else:
             console.print(status_line(now), soft_wrap=True, highlight=False)
         accounting = reading.accounting()
@@ -48,4 +48,4 @@ async def _follow(reading: Reading, console: Terminal) -> None:
             over.set()
         return now
 
-    await show(console, snapshot, over)
+    await follow(console, snapshot, over)

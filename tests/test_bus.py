@@ -12,7 +12,7 @@ from aloe_agents.engine.agent import Agent, Scene
 from aloe_agents.engine.expansion import Beam, Full, RandomPath
 from aloe_agents.engine.simulation import Simulation
 from aloe_agents.errors import Fatal, WiringError
-from aloe_agents.messages import Answered, Failed, Message, Path, PersonaRevealed, Scored, TurnOpened, UserSaid
+from aloe_agents.messages import Answered, Failed, Message, NodePath, PersonaRevealed, Scored, TurnOpened, UserSaid
 from aloe_agents.model import Call, ChatModel, Completion
 from aloe_agents.models.endpoint import Endpoint, Limits
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer
@@ -343,7 +343,7 @@ async def test_a_failing_observer_is_dismissed_and_a_fatal_one_ends_the_run() ->
 
 
 async def test_observers_see_causes_before_consequences() -> None:
-    order: list[tuple[str, Path, str]] = []
+    order: list[tuple[str, NodePath, str]] = []
 
     def observe(message: Message, sender: str) -> None:
         if not message.observed_only:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.evaluation.comparison import Comparison, Row
+from aloe_agents.evaluation.comparison import Comparison, ComparisonRow
 from aloe_agents.evaluation.metrics import measure
 from aloe_agents.models.scripted.small_world import people
 from aloe_agents.runners.closed_loop import BASE, DPO, PREFERRED, REJECTED, claims_of, close_loop
@@ -38,7 +38,7 @@ def compared(**curves: list[float]) -> Comparison:
     rows = []
     for name, curve in curves.items():
         table = [[level + 0.1 * (n % 3 - 1) for level in curve] for n in range(30)]
-        rows.append(Row(name, measure(table, range(30)), {}))
+        rows.append(ComparisonRow(name, measure(table, range(30)), {}))
     return Comparison("judge", len(rows[0].measured.al), 30, tuple(rows))
 
 

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import unicodedata
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,9 +18,9 @@ from rich.console import Console
 
 from aloe_agents.engine.expansion import RandomPath
 from aloe_agents.engine.simulation import Simulation
-from aloe_agents.messages import Path
+from aloe_agents.messages import NodePath
 from aloe_agents.personas import Persona
-from aloe_agents.runs.console import draw, show, status_line, summary
+from aloe_agents.runs.console import follow, render, status_line, summary
 from aloe_agents.runs.journal import Journal
 from aloe_agents.runs.progress import Dialogue, EndpointLine, Node, Progress, Snapshot
 from aloe_agents.runs.reading import Reading, write_trees
@@ -38,7 +38,7 @@ OWN = re.compile(r"\x1b\[[0-9;]*m")
 
 def snapshot(text: str) -> Snapshot:
     persona = Persona(id=text, profile=text, personality=text)
-    nodes: dict[Path, Node] = {
+    nodes: dict[NodePath, Node] = {
         (): Node(text, {"preferred": text, "rejected": text, text: text}, ("preferred",), [text])
     }
     nodes[("preferred",)] = Node(text)
@@ -56,7 +56,7 @@ def picture(now: Snapshot, width: int = 80, height: int = 24) -> str:
         color_system="truecolor",
         legacy_windows=False,
     )
-    console.print(draw(now, width, height), height=height)
+    console.print(render(now, width, height), height=height)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -104,7 +104,7 @@ def test_an_endpoint_that_answers_nobody_says_so() -> None:
     assert "1 in flight" in shown and "answers nobody, tried again in 12 s: " in OWN.sub("", shown)
 
 
-async def test_a_run_and_its_journal_tell_the_same_story(tmp_path: FilePath) -> None:
+async def test_a_run_and_its_journal_tell_the_same_story(tmp_path: Path) -> None:
     personas = people(6)
     progress = Progress("run", 1, 3, 6)
     with Journal(tmp_path) as journal:
@@ -150,7 +150,7 @@ async def test_plain_lines_where_there_is_no_terminal() -> None:
         return snapshot("x")
 
     console = Console(file=io.StringIO(), force_terminal=False)
-    await show(console, thrice, over, every=0.01)
+    await follow(console, thrice, over, every=0.01)
     assert isinstance(console.file, io.StringIO) and drawn == 3
     assert set(console.file.getvalue().splitlines()) == {"3/7 conversations · 2 live · 1 failed · 0 turns · 0 calls/s · 0 tokens · cost 1.00 · 0:09 left"}  # fmt: skip
 
@@ -162,13 +162,13 @@ async def test_a_picture_that_cannot_be_drawn_costs_no_run() -> None:
     over = asyncio.Event()
     console = Console(file=io.StringIO(), force_terminal=True)
     with pytest.warns(UserWarning, match="the picture of the run broke"):
-        await asyncio.wait_for(show(console, broken, over), 5)
+        await asyncio.wait_for(follow(console, broken, over), 5)
 
 
 async def test_a_reader_who_leaves_costs_no_run() -> None:
     code = """
 import asyncio, sys
-from aloe_agents.runs.console import Terminal, show
+from aloe_agents.runs.console import Terminal, follow
 from aloe_agents.runs.progress import Snapshot
 async def main():
     over, drawn = asyncio.Event(), 0
@@ -178,7 +178,7 @@ async def main():
         if drawn == 50:
             over.set()
         return Snapshot("run", 1, 10, 1)
-    await show(Terminal(), snapshot, over, every=0.001)
+    await follow(Terminal(), snapshot, over, every=0.001)
     print("went on", drawn, file=sys.stderr)
 asyncio.run(main())
 """

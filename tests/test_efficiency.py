@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aloe_agents.engine.agent import Agent
-from aloe_agents.engine.bus import Slot
+from aloe_agents.engine.bus import Question
 from aloe_agents.engine.expansion import Full, RandomPath
 from aloe_agents.engine.simulation import Simulation
 from aloe_agents.engine.wiring import Expansion
@@ -36,7 +36,7 @@ def held(cast: Callable[[ChatModel], Sequence[Agent]], expansion: Expansion, see
     senders: dict[Address, str] = {}
 
     class Noting(Memo):
-        async def record(self, model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
+        async def record(self, model: ChatModel, call: Call, slot: Question) -> tuple[Completion, bool]:
             calls.append((slot.agent, slot.heard, seconds_of(call)))
             return await super().record(model, call, slot)
 

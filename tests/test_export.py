@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -18,7 +18,7 @@ from aloe_agents.engine.expansion import Beam, Full, RandomPath
 from aloe_agents.engine.simulation import Simulation
 from aloe_agents.engine.wiring import Expansion
 from aloe_agents.errors import ConfigError
-from aloe_agents.messages import Path
+from aloe_agents.messages import NodePath
 from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.personas import Persona
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer
@@ -58,7 +58,7 @@ async def simulated(expansion: Expansion, turns: int, seed: int = 0) -> Tree:
     return trees[0]
 
 
-def core(tree: Tree) -> list[tuple[Path, str, dict[str, str | None] | None, dict[str, str], tuple[str, ...]]]:
+def core(tree: Tree) -> list[tuple[NodePath, str, dict[str, str | None] | None, dict[str, str], tuple[str, ...]]]:
     """What both forms hold of a tree."""
     return [
         (t.path, t.user, t.revealed, {label: answer.text for label, answer in t.answers.items()}, t.chosen)
@@ -66,7 +66,7 @@ def core(tree: Tree) -> list[tuple[Path, str, dict[str, str | None] | None, dict
     ]
 
 
-def node(path: Path, chosen: tuple[str, ...], labels: tuple[str, ...] = ("preferred", "rejected")) -> Turn:
+def node(path: NodePath, chosen: tuple[str, ...], labels: tuple[str, ...] = ("preferred", "rejected")) -> Turn:
     return Turn(
         path,
         f"user at {path}",
@@ -97,7 +97,7 @@ def test_what_was_read_is_written_as_it_was() -> None:
     assert to_authors(from_authors(THEIRS, "p1")) == ({"id": "p1", **theirs}, 0)
 
 
-async def test_a_simulated_tree_is_written_and_read_back_equal(tmp_path: FilePath) -> None:
+async def test_a_simulated_tree_is_written_and_read_back_equal(tmp_path: Path) -> None:
     trees = [await simulated(RandomPath(), turns=5, seed=seed) for seed in range(4)]
     file = tmp_path / "conversations.jsonl"
     exported = [to_authors(tree) for tree in trees]
@@ -123,7 +123,7 @@ def test_any_single_path_is_the_same_there_and_back(
     said: list[tuple[str, str, str, str, str | None, str | None]], profile: str, id: str
 ) -> None:
     tree = Tree(id, 0, Persona(id=id, profile=profile, personality="x"), "completed")
-    path: Path = ()
+    path: NodePath = ()
     for user, preferred, rejected, chosen, known, shown in said:
         answers = {"preferred": Answer(preferred), "rejected": Answer(rejected)}
         tree.turns.append(Turn(path, user, {"profile": known, "personality": shown}, answers, (chosen,)))
@@ -213,7 +213,7 @@ def test_a_last_turn_after_which_nothing_went_on_has_no_choice() -> None:
     ],
 )
 def test_a_line_that_is_no_conversation_is_refused_by_its_number(
-    tmp_path: FilePath, change: Callable[[dict[str, Any]], None], said: str
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
 ) -> None:
     wrong = copy.deepcopy(THEIRS)
     change(wrong)
@@ -227,13 +227,13 @@ def test_a_line_that_is_no_conversation_is_refused_by_its_number(
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b"null", b'"text"', b"\xff"])
-def test_a_line_that_is_no_object_is_refused(tmp_path: FilePath, line: bytes) -> None:
+def test_a_line_that_is_no_object_is_refused(tmp_path: Path, line: bytes) -> None:
     file = tmp_path / "conversations.jsonl"
     file.write_bytes(line)
     with pytest.raises(ConfigError, match="line 1: "):
         list(read_authors(file))
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: FilePath) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.jsonl cannot be read"):
         list(read_authors(tmp_path / "nowhere.jsonl"))

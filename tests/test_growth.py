@@ -16,7 +16,7 @@ from aloe_agents.messages import Answered, Proposed, RoundOpened
 from aloe_agents.model import Call, ChatModel, Completion
 from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.pools.embedding import LexicalEmbedder
-from aloe_agents.pools.growth import Growth, Plan, State, expand
+from aloe_agents.pools.growth import Growth, GrowthPlan, State, expand
 from aloe_agents.pools.items import Item, read_items
 from aloe_agents.pools.similarity import Novelty
 from aloe_agents.roles import Generator, Judge
@@ -26,7 +26,7 @@ from aloe_agents.testing import TimedModel, run_virtual
 from tests.test_personas import OWN
 
 BASE, _ = read_items(OWN / "profiles.txt")
-PLAN = Plan(of="profiles", target=120)
+PLAN = GrowthPlan(of="profiles", target=120)
 
 
 class Asked:
@@ -44,7 +44,7 @@ class Asked:
         return await self._model.chat(call)
 
 
-def growing(model: ChatModel, plan: Plan = PLAN, recorder: Recorder | None = None, anew: bool = False) -> Growth:
+def growing(model: ChatModel, plan: GrowthPlan = PLAN, recorder: Recorder | None = None, anew: bool = False) -> Growth:
     return Growth(Generator(model), BASE, plan, LexicalEmbedder().embed, Novelty(), recorder=recorder, anew=anew)
 
 
@@ -151,7 +151,7 @@ class Killed(BaseException):
     """Ends a growth as a kill would: nothing is tidied up."""
 
 
-async def killed_at(number: int, folder: Path, plan: Plan) -> None:
+async def killed_at(number: int, folder: Path, plan: GrowthPlan) -> None:
     def first(n: int) -> None:
         if n == number:
             raise Killed
@@ -161,7 +161,7 @@ async def killed_at(number: int, folder: Path, plan: Plan) -> None:
         await growing(Asked(first), plan, Recorder(journal)).run()
 
 
-async def resumed(folder: Path, plan: Plan, model: Asked, anew: bool = False) -> State:
+async def resumed(folder: Path, plan: GrowthPlan, model: Asked, anew: bool = False) -> State:
     with Journal(folder) as journal:
         await journal.claim(seed=0, turns=1, requested=0, settings={}, endpoints={})
         return await growing(model, plan, Recorder(journal), anew).run()

@@ -17,7 +17,7 @@ import pytest
 from aloe_agents.errors import ConfigError
 from aloe_agents.runners.train import _model as loaded
 from aloe_agents.runners.train import train
-from aloe_agents.training.plan import Plan, last_checkpoint
+from aloe_agents.training.plan import TrainingPlan, last_checkpoint
 from aloe_agents.training.preparing import as_rows, conversations, digest_of_files, fitted, mixed, read_rows
 from tests.test_cli import aloe, one_line
 from tests.test_personas import AUTHORS, OWN
@@ -53,10 +53,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plan(place: Path, out: Path, **given: Any) -> Plan:
+def plan(place: Path, out: Path, **given: Any) -> TrainingPlan:
     chosen = {"method": "sft", "model": str(place / "base"), "data": str(place / "run"), "batch": 6, "epochs": 1.0,
               "learning_rate": 1e-3, **given}  # fmt: skip
-    return Plan(out=str(out), **chosen)
+    return TrainingPlan(out=str(out), **chosen)
 
 
 @pytest.mark.parametrize("lora", [0, 4])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -18,11 +18,21 @@ from aloe_agents.engine.agent import Agent
 from aloe_agents.engine.expansion import Full
 from aloe_agents.engine.simulation import Simulation
 from aloe_agents.errors import ConfigError
-from aloe_agents.messages import Answered, Chosen, Failed, Message, Path, PersonaRevealed, Scored, TurnOpened, UserSaid
+from aloe_agents.messages import (
+    Answered,
+    Chosen,
+    Failed,
+    Message,
+    NodePath,
+    PersonaRevealed,
+    Scored,
+    TurnOpened,
+    UserSaid,
+)
 from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.personas import Persona
 from aloe_agents.roles import Induction, Preferred, Rejected, RolePlayer
-from aloe_agents.tree import Answer, Said, Tree, Turn, build_tree, read_trees
+from aloe_agents.tree import Answer, Entry, Tree, Turn, build_tree, read_trees
 
 ANN = Persona(id="ann", profile="She keeps bees.", personality="She is blunt.")
 LABELS = ("preferred", "rejected")
@@ -86,7 +96,7 @@ def test_a_file_of_trees_is_read_line_by_line(tmp_path_factory: pytest.TempPathF
 # --- from messages -----------------------------------------------------------------------------------------------------
 
 
-def whole_conversation(depth: int) -> list[Said]:
+def whole_conversation(depth: int) -> list[Entry]:
     """What is said in a full tree of ``depth`` turns, with scores, a custom kind and a failure at every node."""
     said: list[Message] = []
     for path in [path for length in range(depth) for path in product(LABELS, repeat=length)]:
@@ -103,10 +113,10 @@ def whole_conversation(depth: int) -> list[Said]:
             Flagged(**at, label="preferred", verdict="fine"),
             Failed(**at, label="x", agent="x", heard=("UserSaid", path, ""), reason="stuck", error="nobody"),
         ]
-    return [Said.of(message) for message in said]
+    return [Entry.of(message) for message in said]
 
 
-def tree_of(said: list[Said]) -> Tree:
+def tree_of(said: list[Entry]) -> Tree:
     return build_tree("ann", 7, ANN, "completed", said, {"calls": 1})
 
 
@@ -115,7 +125,7 @@ CONVERSATION = whole_conversation(3)
 
 @given(st.permutations(CONVERSATION))
 @settings(max_examples=100)
-def test_the_order_in_which_things_were_said_does_not_matter(said: list[Said]) -> None:
+def test_the_order_in_which_things_were_said_does_not_matter(said: list[Entry]) -> None:
     assert tree_of(said).to_json() == tree_of(CONVERSATION).to_json()
 
 
@@ -134,7 +144,7 @@ def test_a_tree_holds_all_that_was_said_where_it_was_said() -> None:
     assert turn.failures == [{"agent": "x", "reason": "stuck", "error": "nobody"}]
 
 
-def is_depth_first(order: list[Path]) -> bool:
+def is_depth_first(order: list[NodePath]) -> bool:
     """Every node comes before all below it, which stand together."""
     for at, path in enumerate(order):
         below = [other[: len(path)] == path for other in order]
@@ -145,8 +155,8 @@ def is_depth_first(order: list[Path]) -> bool:
 
 
 @given(st.sets(paths, min_size=1, max_size=12))
-def test_nodes_are_ordered_depth_first(nodes: set[Path]) -> None:
-    said = [Said(path, "UserSaid", "", {"text": "x"}) for path in nodes | {path[:-1] for path in nodes}]
+def test_nodes_are_ordered_depth_first(nodes: set[NodePath]) -> None:
+    said = [Entry(path, "UserSaid", "", {"text": "x"}) for path in nodes | {path[:-1] for path in nodes}]
     order = [turn.path for turn in tree_of(said).turns]
     assert set(order) == nodes | {path[:-1] for path in nodes} and len(order) == len(set(order))
     assert is_depth_first(order)
@@ -154,11 +164,11 @@ def test_nodes_are_ordered_depth_first(nodes: set[Path]) -> None:
 
 def test_a_node_where_the_user_said_nothing_is_no_turn_and_stray_scores_are_dropped() -> None:
     said = [
-        Said((), "UserSaid", "", {"text": "hello"}),
-        Said((), "Scored", "preferred/judge", {"score": 4}),
-        Said(("preferred",), "TurnOpened", "", {}),
-        Said(("preferred",), "Chosen", "", {"labels": ["preferred"]}),
-        Said(("preferred",), "Failed", "x", {"agent": "role_player", "reason": "unparsed", "error": "e"}),
+        Entry((), "UserSaid", "", {"text": "hello"}),
+        Entry((), "Scored", "preferred/judge", {"score": 4}),
+        Entry(("preferred",), "TurnOpened", "", {}),
+        Entry(("preferred",), "Chosen", "", {"labels": ["preferred"]}),
+        Entry(("preferred",), "Failed", "x", {"agent": "role_player", "reason": "unparsed", "error": "e"}),
     ]
     assert tree_of(said).turns == [Turn((), "hello")]
 
@@ -181,12 +191,12 @@ def test_the_order_in_which_answers_were_put_in_does_not_show() -> None:
 
 
 def test_what_json_cannot_hold_is_written_as_its_text() -> None:
-    said = Said.of(Flagged(conversation="ann", verdict="x", where=FilePath("a/b")))
-    tree = tree_of([Said((), "UserSaid", "", {"text": "hello"}), said])
+    said = Entry.of(Flagged(conversation="ann", verdict="x", where=Path("a/b")))
+    tree = tree_of([Entry((), "UserSaid", "", {"text": "hello"}), said])
     assert Tree.from_json(tree.to_json()).turns[0].notes == {"Flagged": {"": {"verdict": "x", "where": "a/b"}}}
 
 
-async def test_the_tree_of_a_full_expansion_is_written_as_the_design_has_it(tmp_path: FilePath) -> None:
+async def test_the_tree_of_a_full_expansion_is_written_as_the_design_has_it(tmp_path: Path) -> None:
     model = ScriptedModel()
     cast: list[Agent] = [RolePlayer(model), Induction(model), Preferred(model), Rejected(model)]
     made: list[Tree] = []
@@ -236,7 +246,7 @@ def without(name: str) -> Callable[[dict[str, Any]], None]:
     ],
 )
 def test_a_line_that_is_no_tree_is_refused_by_its_number(
-    tmp_path: FilePath, change: Callable[[dict[str, Any]], None], said: str
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
 ) -> None:
     good = tree_of(CONVERSATION).to_json()
     value = orjson.loads(good)
@@ -251,13 +261,13 @@ def test_a_line_that_is_no_tree_is_refused_by_its_number(
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b"null", b"7", b'"text"', b"\xff\xfe", b"{}x"])
-def test_a_line_that_is_no_object_is_refused_by_its_number(tmp_path: FilePath, line: bytes) -> None:
+def test_a_line_that_is_no_object_is_refused_by_its_number(tmp_path: Path, line: bytes) -> None:
     file = tmp_path / "trees.jsonl"
     file.write_bytes(line)
     with pytest.raises(ConfigError, match="line 1: "):
         list(read_trees(file))
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: FilePath) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.jsonl cannot be read: No such file"):
         list(read_trees(tmp_path / "nowhere.jsonl"))

@@ -32,7 +32,7 @@ from typing import Any, Protocol, TypeVar, cast
 import orjson
 
 from aloe_agents.engine.conversation import Conversation, Delivery, Exchange
-from aloe_agents.messages import Message, Path
+from aloe_agents.messages import Message, NodePath
 from aloe_agents.model import ChatMessage, ChatModel, Completion
 from aloe_agents.personas import Persona
 
@@ -94,7 +94,7 @@ class Scene:
         slot = (self.seed, self.heard.conversation, self.agent, *self.heard.address)
         return random.Random(hashlib.sha256(orjson.dumps(slot)).digest())
 
-    async def need(self, kind: type[M], label: str = "", path: Path | None = None) -> M:
+    async def need(self, kind: type[M], label: str = "", path: NodePath | None = None) -> M:
         """The message at an address, by default of this node; waited for where it has not been said yet.
 
         Raises Stuck when nobody is left who could say it.

@@ -28,7 +28,7 @@ from aloe_agents.messages import Address, CallFinished, Failed, Message
 from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
 from aloe_agents.text import one_line
 
-FORMAT = 2
+KEY_FORMAT = 2
 """Version of the keys' making; part of every key."""
 
 Observer = Callable[[Message, str], None]
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class Question:
     """Where a question is asked: with what is asked, the identity of a call."""
 
     conversation: str
@@ -48,13 +48,13 @@ class Slot:
     """Which of several identical questions of one delivery."""
 
 
-Record = Callable[[ChatModel, Call, Slot], Awaitable[tuple[Completion, bool]]]
+Record = Callable[[ChatModel, Call, Question], Awaitable[tuple[Completion, bool]]]
 """Answers a call and says whether the answer came from the journal."""
 Urgency = Callable[[Conversation, str, Message], int]
 """How many calls of the conversation's longest chain start with a call of this agent on this message."""
 
 
-async def ask_plainly(model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
+async def ask_plainly(model: ChatModel, call: Call, slot: Question) -> tuple[Completion, bool]:
     """Ask, and record nothing."""
     return await model.chat(call), False
 
@@ -161,7 +161,7 @@ class Bus:
         merged = {**getattr(model, "sampling", {}), **sampling}
         digest = hashlib.sha256(orjson.dumps([model.name, messages, merged], option=orjson.OPT_SORT_KEYS)).digest()
         nth = scene.asked[digest] = scene.asked.get(digest, -1) + 1
-        slot = Slot(conversation.id, scene.agent, heard.address, nth)
+        slot = Question(conversation.id, scene.agent, heard.address, nth)
         call = Call(
             messages=messages,
             sampling=merged,
@@ -193,14 +193,14 @@ class Bus:
         return self.stopped
 
 
-def call_key(slot: Slot, digest: bytes) -> str:
+def call_key(slot: Question, digest: bytes) -> str:
     """The journal's key of a call: 128 bits of the sha-256 over format, slot and the digest of what is asked, in hex.
 
     The slot is part of it, so equal prompts in two places are two calls; what is asked is part of it, so a changed
     prompt never meets an old answer. Nothing in it depends on when or in which order things happen.
     """
     kind, path, label = slot.heard
-    where = orjson.dumps([FORMAT, slot.conversation, slot.agent, kind, path, label, slot.nth])
+    where = orjson.dumps([KEY_FORMAT, slot.conversation, slot.agent, kind, path, label, slot.nth])
     return hashlib.sha256(len(where).to_bytes(8, "big") + where + digest).hexdigest()[:32]
 
 

@@ -14,7 +14,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from aloe_agents.errors import SaidTwice, Stuck
-from aloe_agents.messages import Address, Answered, Failed, Message, Path, UserSaid
+from aloe_agents.messages import Address, Answered, Failed, Message, NodePath, UserSaid
 from aloe_agents.personas import Persona
 
 
@@ -54,9 +54,9 @@ class Conversation:
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    chains: dict[Path, int] = field(default_factory=dict)
+    chains: dict[NodePath, int] = field(default_factory=dict)
     """Memo of the longest chain of calls from a node on (``wiring``)."""
-    _histories: dict[Path, tuple[Exchange, ...]] = field(default_factory=dict)
+    _histories: dict[NodePath, tuple[Exchange, ...]] = field(default_factory=dict)
     """What was said does not change, so a node's history is put together once for all who see it."""
     _movable: int = 0
     _waiting: dict[Address, list[tuple[asyncio.Future[None], Delivery]]] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class Conversation:
             if parked:
                 self._break_deadlock()
 
-    def history(self, path: Path) -> tuple[Exchange, ...]:
+    def history(self, path: NodePath) -> tuple[Exchange, ...]:
         """The exchanges on the way to the node ``path``, oldest first."""
         if not path:
             return ()

@@ -15,12 +15,12 @@ import orjson
 
 from aloe_agents.engine.agent import Scene
 from aloe_agents.errors import ConfigError
-from aloe_agents.messages import Answered, Chosen, Message, Path, Scored, TurnOpened
+from aloe_agents.messages import Answered, Chosen, Message, NodePath, Scored, TurnOpened
 
 LABELS = ("preferred", "rejected")
 
 
-def coin(seed: int, conversation: str, path: Path, sides: int = 2) -> int:
+def coin(seed: int, conversation: str, path: NodePath, sides: int = 2) -> int:
     """A fair draw from ``range(sides)`` that depends on its arguments alone."""
     digest = hashlib.sha256(orjson.dumps(["coin", seed, conversation, path])).digest()
     return int.from_bytes(digest[:8], "big") % sides
@@ -39,7 +39,7 @@ class RandomPath:
     def leaves(self, turns: int) -> int:
         return 1
 
-    def foreseen(self, seed: int, conversation: str, path: Path) -> tuple[str, ...]:
+    def foreseen(self, seed: int, conversation: str, path: NodePath) -> tuple[str, ...]:
         return (self.labels[coin(seed, conversation, path, len(self.labels))],)
 
     async def respond(self, heard: TurnOpened | Answered, scene: Scene) -> Message | None:
@@ -63,7 +63,7 @@ class Full(RandomPath):
     def leaves(self, turns: int) -> int:
         return int(len(self.labels) ** min(self.depth, turns - 1))
 
-    def foreseen(self, seed: int, conversation: str, path: Path) -> tuple[str, ...]:
+    def foreseen(self, seed: int, conversation: str, path: NodePath) -> tuple[str, ...]:
         return self.labels if len(path) < self.depth else super().foreseen(seed, conversation, path)
 
 
@@ -88,11 +88,11 @@ class Beam:
     def leaves(self, turns: int) -> int:
         return self.width if turns > 1 else 1
 
-    def foreseen(self, seed: int, conversation: str, path: Path) -> None:
+    def foreseen(self, seed: int, conversation: str, path: NodePath) -> None:
         return None
 
     async def respond(self, heard: TurnOpened, scene: Scene) -> list[Message] | None:
-        frontier: list[Path] = [()]
+        frontier: list[NodePath] = [()]
         for _ in heard.path:  # what every earlier depth chose has been said before this turn opened
             chosen = [await scene.need(Chosen, path=node) for node in frontier]
             frontier = sorted((*node, label) for node, c in zip(frontier, chosen, strict=True) for label in c.labels)

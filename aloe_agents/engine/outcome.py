@@ -1,7 +1,7 @@
 """One conversation from its opening to its verdict, and what becomes of it.
 
-1. :func:`hold` runs one conversation on the bus, recorded.
-2. :func:`verdict` says what it came to: completed (everything on the chosen paths was said), failed (with the reason of
+1. :func:`hold_conversation` runs one conversation on the bus, recorded.
+2. :func:`verdict_on` says what it came to: completed (everything on the chosen paths was said), failed (with the reason of
    the failure that cut it short), or pending (the run was stopped).
 3. :func:`tree_of` makes its tree.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aloe_agents.engine.bus import Bus, Slot
+from aloe_agents.engine.bus import Bus, Question
 from aloe_agents.engine.conversation import Conversation
 from aloe_agents.errors import FailureReason, Fatal
 from aloe_agents.messages import (
@@ -22,11 +22,11 @@ from aloe_agents.messages import (
     ConversationStarted,
     Failed,
     Message,
-    Path,
+    NodePath,
     UserSaid,
 )
 from aloe_agents.model import Call, ChatModel, Completion
-from aloe_agents.tree import Said, Tree, build_tree
+from aloe_agents.tree import Entry, Tree, build_tree
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Recording(Protocol):
     async def begin(self, conversation: Conversation) -> None:
         """A conversation starts."""
 
-    async def record(self, model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
+    async def record(self, model: ChatModel, call: Call, slot: Question) -> tuple[Completion, bool]:
         """Answer ``call``, and say whether from memory."""
 
     def observe(self, message: Message, sender: str) -> None:
@@ -63,7 +63,7 @@ class Recording(Protocol):
         """A conversation is over."""
 
 
-async def hold(
+async def hold_conversation(
     bus: Bus,
     recorder: Recording | None,
     conversation: Conversation,
@@ -98,7 +98,7 @@ async def hold(
     return status, reason
 
 
-def verdict(conversation: Conversation, leads_to: Callable[[str], set[str]]) -> tuple[str, str]:
+def verdict_on(conversation: Conversation, leads_to: Callable[[str], set[str]]) -> tuple[str, str]:
     """Status and reason of a conversation that is over.
 
     It is completed when every node that was opened has a chosen answer that exists and went on (but for the last
@@ -134,7 +134,7 @@ def _matters(failed: Failed, conversation: Conversation, leads_to: Callable[[str
 
 def _whole(conversation: Conversation) -> bool:
     said = conversation.said
-    nodes: list[Path] = [()]
+    nodes: list[NodePath] = [()]
     while nodes:
         path = nodes.pop()
         if ("UserSaid", path, "") not in said:
@@ -165,7 +165,7 @@ def tree_of(conversation: Conversation, status: str) -> Tree:
     said: Iterator[Message] = (
         message for part in (conversation.said.values(), conversation.failures) for message in part
     )
-    return build_tree(conversation.id, conversation.seed, conversation.persona, status, map(Said.of, said), usage)
+    return build_tree(conversation.id, conversation.seed, conversation.persona, status, map(Entry.of, said), usage)
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Se
 from aloe_agents.engine.agent import Agent
 from aloe_agents.engine.bus import Bus, Observer, ask_plainly
 from aloe_agents.engine.conversation import Conversation
-from aloe_agents.engine.outcome import Outcome, Recording, first_error, hold, tree_of, verdict
+from aloe_agents.engine.outcome import Outcome, Recording, first_error, hold_conversation, tree_of, verdict_on
 from aloe_agents.engine.urgency import Chains
 from aloe_agents.engine.wiring import Expansion, check
 from aloe_agents.errors import ConfigError, Fatal
@@ -132,7 +132,7 @@ class Simulation:
         conversation = Conversation(id=persona.id, seed=self.seed, persona=persona, turns=self.turns)
         try:
             opening = TurnOpened(conversation=conversation.id)
-            status, reason = await hold(self._bus, self._recorder, conversation, opening, self._verdict)
+            status, reason = await hold_conversation(self._bus, self._recorder, conversation, opening, self._verdict)
             if status == "completed":
                 self.outcome.completed += 1
             elif status == "failed":
@@ -145,7 +145,7 @@ class Simulation:
             await self._leave(weight)
 
     def _verdict(self, conversation: Conversation) -> tuple[str, str]:
-        return verdict(conversation, self._chains.leads_to)
+        return verdict_on(conversation, self._chains.leads_to)
 
 
 async def _each(personas: Iterable[Persona] | AsyncIterable[Persona]) -> AsyncIterator[Persona]:

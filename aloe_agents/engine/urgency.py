@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from aloe_agents.engine.agent import Agent
 from aloe_agents.engine.conversation import Conversation
 from aloe_agents.engine.wiring import Expansion, says
-from aloe_agents.messages import Answered, Message, Path, TurnOpened
+from aloe_agents.messages import Answered, Message, NodePath, TurnOpened
 
 
 class Chains:
@@ -47,7 +47,7 @@ class Chains:
         every = self._expansion.labels
         return {label for label in every if agent in self._untold or self._to.get((agent, label))}
 
-    def _from(self, conversation: Conversation, agent: str, path: Path) -> int:
+    def _from(self, conversation: Conversation, agent: str, path: NodePath) -> int:
         longest = self._inside.get(agent, 1)
         if len(path) + 1 < conversation.turns:
             known = self._expansion.foreseen(conversation.seed, conversation.id, path)
@@ -57,12 +57,12 @@ class Chains:
                     longest = max(longest, to + self._after(conversation, (*path, label), certain))
         return longest
 
-    def _after(self, conversation: Conversation, path: Path, certain: bool) -> int:
+    def _after(self, conversation: Conversation, path: NodePath, certain: bool) -> int:
         """The longest chain from the opening of the node ``path``."""
         if not certain:  # exact counting would walk every branch
             return (conversation.turns - len(path)) * max(self._turn, 1)
         openers, known, way = self._hearers.get(TurnOpened, ()), conversation.chains, []
-        node: Path | None = path
+        node: NodePath | None = path
         while node is not None and node not in known:  # to the end and back: the last turn's chain is known first
             way.append(node)
             node = self._only(conversation, node)
@@ -70,7 +70,7 @@ class Chains:
             known[node] = max((self._from(conversation, name, node) for name in openers), default=0)
         return known[path]
 
-    def _only(self, conversation: Conversation, path: Path) -> Path | None:
+    def _only(self, conversation: Conversation, path: NodePath) -> NodePath | None:
         """The node that opens after ``path``, where that is known to be one."""
         if len(path) + 1 >= conversation.turns:
             return None

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 
 from aloe_agents.engine.agent import Agent
 from aloe_agents.errors import WiringError
-from aloe_agents.messages import Answered, Message, Path, TurnOpened, UserSaid
+from aloe_agents.messages import Answered, Message, NodePath, TurnOpened, UserSaid
 
-Said = tuple[type[Message], str | None]
+Saying = tuple[type[Message], str | None]
 """A kind and its label; None is any label."""
 
 
@@ -30,11 +30,11 @@ class Expansion(Agent, typing.Protocol):
     def leaves(self, turns: int) -> int:
         """At most so many nodes of a conversation of ``turns`` turns are open at once."""
 
-    def foreseen(self, seed: int, conversation: str, path: Path) -> tuple[str, ...] | None:
+    def foreseen(self, seed: int, conversation: str, path: NodePath) -> tuple[str, ...] | None:
         """The labels that go on at a node, where that is known before the answers exist; else None."""
 
 
-def says(agent: Agent) -> tuple[Said, ...] | None:
+def says(agent: Agent) -> tuple[Saying, ...] | None:
     """What an agent may say: its ``says``, or the return annotation of ``respond``; None where neither tells."""
     if (declared := getattr(agent, "says", None)) is not None:
         return _listed(declared)
@@ -89,7 +89,7 @@ def flow(agents: Sequence[Agent]) -> list[str]:
     return lines
 
 
-def _listed(declared: Iterable[type[Message] | Said]) -> tuple[Said, ...]:
+def _listed(declared: Iterable[type[Message] | Saying]) -> tuple[Saying, ...]:
     return tuple(item if isinstance(item, tuple) else (item, None) for item in declared)
 
 

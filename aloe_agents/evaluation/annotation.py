@@ -52,7 +52,7 @@ def item_of(tree: Tree, path: tuple[str, ...], label: str) -> str:
     return hashlib.sha256(repr((tree.id, tree.persona.profile, path, label)).encode()).hexdigest()[:10]
 
 
-def draw(trees: Sequence[Tree], label: str, per_turn: int = 5, seed: int = 0) -> list[dict[str, str]]:
+def draw_sheet(trees: Sequence[Tree], label: str, per_turn: int = 5, seed: int = 0) -> list[dict[str, str]]:
     """The rows of a sheet: ``per_turn`` answers of every turn, drawn uniformly, in random order.
 
     Raises ConfigError where a turn has not so many.

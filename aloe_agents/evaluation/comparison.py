@@ -32,7 +32,7 @@ NOTE = "* p < 0.05, ** p < 0.01 against the first row (paired bootstrap over pro
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """One model."""
 
     name: str
@@ -48,7 +48,7 @@ class Comparison:
     judge: str
     turns: int
     cases: int
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
 
     @property
     def missing(self) -> list[str]:
@@ -93,7 +93,7 @@ def compare(
     clusters = [cluster for _, cluster in common]
     names = _distinct(results)
     rows = [
-        Row(
+        ComparisonRow(
             name,
             measure(table, clusters, normalisation=normalisation),
             difference(table, tables[0], clusters, normalisation=normalisation) if n else {},
@@ -202,7 +202,7 @@ def _spread(one: Interval, places: int) -> str:
     return f"[{one.low:.{places}f}, {one.high:.{places}f}]" if np.isfinite(one.low) else ""
 
 
-def _mark(row: Row, name: str) -> str:
+def _mark(row: ComparisonRow, name: str) -> str:
     found = row.against.get(name)
     return next((mark for bound, mark in MARKS if found is not None and found.p < bound), "")
 

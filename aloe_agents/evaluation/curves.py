@@ -12,7 +12,7 @@ from aloe_agents.evaluation.comparison import Comparison
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#9d755d", "#d4a106")
 
 
-def draw(found: Comparison, out: Path) -> None:
+def plot_curves(found: Comparison, out: Path) -> None:
     """Draw ``found`` to ``out``, whose ending says the form. Raises ConfigError where that cannot be."""
     try:
         import matplotlib

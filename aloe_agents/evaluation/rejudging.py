@@ -16,7 +16,7 @@ import numpy as np
 from aloe_agents.engine.agent import Agent, Scene
 from aloe_agents.engine.bus import Bus, Observer, ask_plainly
 from aloe_agents.engine.conversation import Conversation
-from aloe_agents.engine.outcome import hold
+from aloe_agents.engine.outcome import hold_conversation
 from aloe_agents.errors import Fatal
 from aloe_agents.evaluation.metrics import kappa
 from aloe_agents.messages import Answered, Message, Scored, TurnOpened, UserSaid
@@ -77,7 +77,7 @@ async def rejudge(
                 return
             conversation = Conversation(id=f"{tree.id}#{number + 1}", seed=number, persona=tree.persona, turns=1)
             try:
-                await hold(bus, recorder, conversation, TurnOpened(conversation=conversation.id), _verdict)
+                await hold_conversation(bus, recorder, conversation, TurnOpened(conversation=conversation.id), _verdict)
             except Fatal as fatal:
                 bus.stop(fatal)
                 return

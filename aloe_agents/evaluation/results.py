@@ -21,8 +21,8 @@ from aloe_agents.files import replacing
 from aloe_agents.personas import Persona
 from aloe_agents.tree import Tree
 
-FILE = "results.json"
-SCHEMA = 1
+RESULTS_FILE = "results.json"
+RESULTS_SCHEMA = 1
 MEAN = "mean"
 """The name under which the mean of a panel of judges stands."""
 CANDIDATE = "candidate"
@@ -67,17 +67,17 @@ class Results:
 
 def read_results(path: Path) -> Results:
     """The results in a run's directory, or in that file. Raises ConfigError where there are none."""
-    file = path / FILE if path.is_dir() else path
+    file = path / RESULTS_FILE if path.is_dir() else path
     try:
         body = orjson.loads(file.read_bytes())
-        if body["schema"] != SCHEMA:
-            raise ConfigError(f"{file} has schema {body['schema']!r}; this program reads {SCHEMA}")
+        if body["schema"] != RESULTS_SCHEMA:
+            raise ConfigError(f"{file} has schema {body['schema']!r}; this program reads {RESULTS_SCHEMA}")
         found = Results(file, body)
         for judge in found.judges:
             found.scores(judge)
         return found
     except FileNotFoundError:
-        raise ConfigError(f"{path} holds no {FILE}: it is no finished evaluation") from None
+        raise ConfigError(f"{path} holds no {RESULTS_FILE}: it is no finished evaluation") from None
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{file} is no result of an evaluation: {error}") from None
 
@@ -149,7 +149,7 @@ def figures(rows: Sequence[Mapping[str, Any]], normalisation: Normalisation = "a
     return found
 
 
-def digest_of(personas: Iterable[Persona]) -> str:
+def cases_digest(personas: Iterable[Persona]) -> str:
     """A digest of cases: two evaluations with equal ones are of the same cases."""
     digest = hashlib.sha256()
     for persona in personas:

@@ -19,7 +19,7 @@ PAIRS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ClosestPair:
     """Two items and how similar they are."""
 
     one: int
@@ -48,7 +48,7 @@ class Diversity:
     """Words that stand in most items, and in how many."""
     nearest: NDArray[np.float32] = field(repr=False)
     """The similarity of each item that was looked at to its nearest neighbour."""
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ClosestPair, ...]
     """The most similar ones."""
     vendi: float
     """How many wholly different items would be as diverse: the Vendi score (Friedman and Dieng, 2023)."""
@@ -56,7 +56,7 @@ class Diversity:
     topic_of: NDArray[np.intp] = field(repr=False)
 
 
-def measure(texts: Sequence[str], vectors: Vectors) -> Diversity:
+def measure_diversity(texts: Sequence[str], vectors: Vectors) -> Diversity:
     """The figures of a pool with these texts and vectors (n, dimension), normalised, centred or raw."""
     told = [telling_words(text) for text in texts]
     in_items = Counter(word for words in told for word in set(words))
@@ -71,7 +71,7 @@ def measure(texts: Sequence[str], vectors: Vectors) -> Diversity:
         vocabulary=len(in_items),
         frequent=tuple(in_items.most_common(12)),
         nearest=nearest,
-        pairs=tuple(Pair(int(one), int(other), float(like)) for (one, other), like in most),
+        pairs=tuple(ClosestPair(int(one), int(other), float(like)) for (one, other), like in most),
         vendi=_vendi(vectors),
         topics=_named(told, in_items, topic_of),
         topic_of=topic_of,

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from aloe_agents.engine.agent import Agent
 from aloe_agents.engine.bus import Bus, Observer, ask_plainly
 from aloe_agents.engine.conversation import Conversation
-from aloe_agents.engine.outcome import hold
+from aloe_agents.engine.outcome import hold_conversation
 from aloe_agents.errors import ConfigError, FailureReason, Fatal
 from aloe_agents.messages import Proposed, RoundOpened, SketchGiven
 from aloe_agents.personas import Persona
@@ -40,7 +40,7 @@ Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class GrowthPlan:
     """How a pool is to grow. The defaults are the paper's, where it gives any."""
 
     of: Kind
@@ -126,7 +126,7 @@ class Growth:
         self,
         generator: Agent,
         base: Sequence[Item],
-        plan: Plan,
+        plan: GrowthPlan,
         embed: Embed | None,
         novelty: Novelty | None,
         *,
@@ -365,7 +365,7 @@ async def _propose(
     nobody = Persona(id=id, profile="", personality="")
     conversation = Conversation(id=id, seed=seed, persona=nobody, turns=1)
     try:
-        status, reason = await hold(bus, recorder, conversation, opening, _verdict)
+        status, reason = await hold_conversation(bus, recorder, conversation, opening, _verdict)
     except Fatal as fatal:
         bus.stop(fatal)
         status, reason = "pending", ""

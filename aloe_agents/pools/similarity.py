@@ -33,7 +33,7 @@ _GROWTH = 1.25
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Admission:
     """Whether a candidate is new to the pool, and what it is nearest to."""
 
     new: bool
@@ -71,7 +71,7 @@ class Novelty:
         both = self._sum if total is None else total + self._sum if self._count else total
         return (both / max(self._count + count, 1)).astype(np.float32)
 
-    def admit(self, batch: Vectors, mean: Vectors | None = None) -> list[Verdict]:
+    def admit(self, batch: Vectors, mean: Vectors | None = None) -> list[Admission]:
         """Compare a batch (n, dimension) with the pool and, in its order, with what of it has joined before.
 
         ``mean`` replaces that of the pool: what is imported into an empty pool has no other mean than its own. Costs
@@ -91,7 +91,7 @@ class Novelty:
                 similar[close[same]], nearest[close[same]] = raw[same], where[same]
         among, among_raw = columns @ columns.T, batch @ batch.T
         among = np.where(among_raw >= SAME, among_raw, among)
-        verdicts: list[Verdict] = []
+        verdicts: list[Admission] = []
         joined: list[int] = []
         for n in range(len(batch)):
             best, at = float(similar[n]), int(nearest[n])
@@ -100,7 +100,7 @@ class Novelty:
                 if among[n, joined[closest]] > best:
                     best, at = float(among[n, joined[closest]]), self._count - len(joined) + closest
             new = best <= self.threshold
-            verdicts.append(Verdict(new, best if at >= 0 else 0.0, at))
+            verdicts.append(Admission(new, best if at >= 0 else 0.0, at))
             if new:
                 joined.append(n)
                 self._join(batch[n])

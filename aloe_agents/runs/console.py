@@ -1,7 +1,7 @@
 """The picture of a run in a terminal: what is done, what it costs, two dialogues as they grow.
 
-1. :func:`draw` turns a snapshot into a Rich renderable of a given size; it is a pure function.
-2. :func:`show` draws again and again, and measures what a frame costs: frames come as often as keeps drawing under
+1. :func:`render` turns a snapshot into a Rich renderable of a given size; it is a pure function.
+2. :func:`follow` draws again and again, and measures what a frame costs: frames come as often as keeps drawing under
    ``SHARE`` of the time, four a second at most. Where the output is no terminal it writes plain lines.
 
 Whatever a model or a persona file wrote goes through ``inert`` and reaches Rich only as Text: no markup is read
@@ -51,7 +51,7 @@ class Terminal(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-async def show(
+async def follow(
     console: Console, snapshot: Callable[[], Snapshot], over: asyncio.Event, every: float = PLAIN_EVERY
 ) -> float:
     """Show a run until ``over`` is set; where there is no terminal, by a line ``every`` so many seconds.
@@ -74,7 +74,7 @@ async def _picture(console: Console, snapshot: Callable[[], Snapshot], over: asy
         while not over.is_set():
             began = time.thread_time()
             width, height = console.size
-            live.update(draw(snapshot(), width, height), refresh=True)
+            live.update(render(snapshot(), width, height), refresh=True)
             spent.append(time.thread_time() - began)
             await _pause(over, max(FASTEST, spent[-1] / SHARE))
 
@@ -112,7 +112,7 @@ def status_line(now: Snapshot) -> Text:
     return Text(" · ".join(parts))
 
 
-def draw(now: Snapshot, width: int, height: int) -> RenderableType:
+def render(now: Snapshot, width: int, height: int) -> RenderableType:
     """The whole picture, ``width`` x ``height`` cells."""
     head = _head(now, width)
     lines = [_endpoint(line, width) for line in now.endpoints[: max(1, height // 8)]]
@@ -124,7 +124,7 @@ def draw(now: Snapshot, width: int, height: int) -> RenderableType:
         left = width // len(now.dialogues)
         layout["dialogues"].split_row(*(Layout(_dialogue(d, now.turns, left, rest)) for d in now.dialogues))
     else:
-        layout["dialogues"].update(Text("no conversation to show yet", style="dim"))
+        layout["dialogues"].update(Text("no conversation to follow yet", style="dim"))
     return layout
 
 

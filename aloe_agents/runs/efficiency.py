@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from aloe_agents.messages import Address, Path
+from aloe_agents.messages import Address, NodePath
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def longest_chain(calls: Iterable[tuple[str, Address, float]], senders: Mapping[
 
     ``senders`` are the addresses that were said, and by whom.
     """
-    deliveries: dict[tuple[str, Path], dict[Address, float]] = {}
+    deliveries: dict[tuple[str, NodePath], dict[Address, float]] = {}
     for agent, heard, seconds in calls:  # an agent may ask several times for one message, at once for all we know
         at = deliveries.setdefault((agent, heard[1]), {})
         at[heard] = max(at.get(heard, 0.0), seconds)

@@ -36,8 +36,8 @@ import orjson
 
 from aloe_agents.errors import ConfigError, Fatal
 
-FORMAT = 2
-FILE = "journal.sqlite"
+JOURNAL_FORMAT = 2
+JOURNAL_FILE = "journal.sqlite"
 PATIENCE = 60.0
 
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864", "cache_size=-4096")
@@ -104,7 +104,7 @@ class Journal:
         Raises ConfigError if another process writes there, or if the file has another format.
         """
         self.directory = directory
-        self.path = directory / FILE
+        self.path = directory / JOURNAL_FILE
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _lock(directory)
@@ -157,7 +157,7 @@ class Journal:
         """
         digest = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
         self._described = {"settings": settings, "endpoints": endpoints}
-        row = (FORMAT, seed, turns, requested, digest, orjson.dumps(self._described), self.origin, self.now())
+        row = (JOURNAL_FORMAT, seed, turns, requested, digest, orjson.dumps(self._described), self.origin, self.now())
         changed = self.run is not None and self.run[4] != digest
         statements: list[Statement] = [("DELETE FROM run", ()), (_CLAIM, row)]
         if changed:
@@ -304,9 +304,9 @@ def _lock(directory: Path) -> int:
 
 def open_readonly(directory: Path) -> sqlite3.Connection:
     """A reader of the journal in ``directory``, which may be written meanwhile. Raises ConfigError if there is none."""
-    path = (directory / FILE).absolute()
+    path = (directory / JOURNAL_FILE).absolute()
     if not path.exists():
-        raise ConfigError(f"{directory} holds no run (there is no {FILE} in it)")
+        raise ConfigError(f"{directory} holds no run (there is no {JOURNAL_FILE} in it)")
     for options in ("mode=ro", "mode=ro&immutable=1"):  # the latter: a finished run in a folder that is not ours
         with contextlib.ExitStack() as undo:
             try:
@@ -322,15 +322,15 @@ def open_readonly(directory: Path) -> sqlite3.Connection:
 
 def check_format(path: Path, found: int) -> None:
     """Refuse a journal that another version wrote. Raises ConfigError."""
-    if found != FORMAT:
+    if found != JOURNAL_FORMAT:
         raise ConfigError(
-            f"{path} has format {found}, and this version writes {FORMAT}: use the version that wrote it, or another --out"
+            f"{path} has format {found}, and this version writes {JOURNAL_FORMAT}: use the version that wrote it, or another --out"
         )
 
 
 def differences(directory: Path, settings: dict[str, str]) -> list[str]:
     """In what the run in ``directory`` differs from ``settings``, one line each; nothing where there is no run yet."""
-    if not (directory / FILE).exists():
+    if not (directory / JOURNAL_FILE).exists():
         return []
     with contextlib.closing(open_readonly(directory)) as connection:
         try:
@@ -345,6 +345,6 @@ def differences(directory: Path, settings: dict[str, str]) -> list[str]:
     ]
 
 
-def digest_of(raw: bytes, text: bytes) -> bytes:
+def answer_digest(raw: bytes, text: bytes) -> bytes:
     """The first half of the sha-256 of an answer as it is kept: as it came, a zero byte, its text."""
     return hashlib.sha256(raw + b"\0" + text).digest()[:16]

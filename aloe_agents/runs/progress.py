@@ -19,7 +19,7 @@ from aloe_agents.messages import (
     ConversationStarted,
     Failed,
     Message,
-    Path,
+    NodePath,
     PersonaRevealed,
     UserSaid,
 )
@@ -68,13 +68,13 @@ class Dialogue:
 
     conversation: str
     persona: Persona
-    nodes: dict[Path, Node] = field(default_factory=dict)
+    nodes: dict[NodePath, Node] = field(default_factory=dict)
     profile: str | None = None
     personality: str | None = None
     status: str = "running"
     ended: float = 0.0
 
-    def add(self, path: Path, kind: str, label: str, body: dict[str, object]) -> None:
+    def add(self, path: NodePath, kind: str, label: str, body: dict[str, object]) -> None:
         """Take up one message, by its kind's name."""
         match kind:
             case "UserSaid":

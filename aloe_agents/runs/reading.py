@@ -19,9 +19,9 @@ from aloe_agents.errors import ConfigError
 from aloe_agents.files import replacing
 from aloe_agents.personas import Persona
 from aloe_agents.runs.efficiency import Efficiency, longest_chain
-from aloe_agents.runs.journal import FILE, check_format, open_readonly
+from aloe_agents.runs.journal import JOURNAL_FILE, check_format, open_readonly
 from aloe_agents.runs.progress import SHOWN, Dialogue, EndpointLine, Snapshot
-from aloe_agents.tree import Said, Tree, build_tree
+from aloe_agents.tree import Entry, Tree, build_tree
 
 TREES = "trees.jsonl"
 PIECE = 50_000
@@ -41,7 +41,7 @@ class Reading:
             row = self._rows("SELECT seed, turns, requested, origin, finished, settings, format FROM run")
             if not row:
                 raise ConfigError(f"the run in {directory} has not begun")
-            check_format(directory / FILE, row[0][6])
+            check_format(directory / JOURNAL_FILE, row[0][6])
         except ConfigError:
             self.close()
             raise
@@ -175,9 +175,9 @@ class Reading:
         self.requested, self.finished, described = self._rows("SELECT requested, finished, settings FROM run")[0]
         self.endpoints = orjson.loads(described)["endpoints"]
 
-    def _said(self, conversation: str) -> list[Said]:
+    def _said(self, conversation: str) -> list[Entry]:
         rows = self._rows("SELECT path, kind, label, body FROM messages WHERE conversation = ?", (conversation,))
-        return [Said(tuple(orjson.loads(path)), kind, label, orjson.loads(body)) for path, kind, label, body in rows]
+        return [Entry(tuple(orjson.loads(path)), kind, label, orjson.loads(body)) for path, kind, label, body in rows]
 
     def _chain(self, conversation: str) -> float:
         calls = self._rows(

@@ -13,12 +13,12 @@ from typing import Any
 
 import orjson
 
-from aloe_agents.engine.bus import Slot
+from aloe_agents.engine.bus import Question
 from aloe_agents.engine.conversation import Conversation
 from aloe_agents.errors import Fatal
 from aloe_agents.messages import CallFinished, ConversationEnded, ConversationStarted, Message
 from aloe_agents.model import Call, ChatModel, Completion
-from aloe_agents.runs.journal import Journal, Statement, digest_of
+from aloe_agents.runs.journal import Journal, Statement, answer_digest
 
 _START = """INSERT INTO conversations (id, persona_id, profile, personality, status, started_at)
             VALUES (?, ?, ?, ?, 'running', ?) ON CONFLICT (id) DO UPDATE SET status = 'running', reason = NULL,
@@ -30,7 +30,7 @@ _RECALL = """SELECT key, response, digest, text, finish_reason, prompt_tokens, c
 
 
 @dataclass(slots=True)
-class Held:
+class PastConversation:
     """A conversation as the journal has it."""
 
     status: str
@@ -64,7 +64,7 @@ class Recorder:
         )
         return {row[0] for row in await self.journal.query("SELECT id FROM conversations WHERE status = 'completed'")}
 
-    async def held(self, *kinds: str) -> dict[str, Held]:
+    async def held(self, *kinds: str) -> dict[str, PastConversation]:
         """The conversations that the journal knows, by id, with what of these kinds was said first in each."""
         if self.journal.fresh:
             return {}
@@ -72,7 +72,7 @@ class Recorder:
             """SELECT id, status, coalesce(reason, ''), coalesce(calls, 0), coalesce(prompt_tokens, 0),
                coalesce(completion_tokens, 0) FROM conversations"""
         )
-        held = {id: Held(*row) for id, *row in rows}
+        held = {id: PastConversation(*row) for id, *row in rows}
         marks = ", ".join("?" * len(kinds))
         sql = f"SELECT conversation, kind, body FROM messages WHERE kind IN ({marks})"
         for id, kind, body in await self.journal.query(sql, kinds):
@@ -86,7 +86,7 @@ class Recorder:
         self.journal.post(("DELETE FROM messages WHERE conversation = ?", (conversation.id,)))
         memo = self._memo[conversation.id] = {}
         for key, response, digest, text, *rest in await self.journal.query(_RECALL, (conversation.id,)):
-            if digest_of(response or b"", text) == digest:
+            if answer_digest(response or b"", text) == digest:
                 memo[key] = Completion(
                     text=text.decode(),
                     raw=response or b"",
@@ -103,7 +103,7 @@ class Recorder:
         """A conversation is over; nothing of it is kept in memory."""
         self._memo.pop(conversation.id, None)
 
-    async def record(self, model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
+    async def record(self, model: ChatModel, call: Call, slot: Question) -> tuple[Completion, bool]:
         """Answer ``call`` from the journal, or ask ``model`` and commit what it says before anybody sees it."""
         key = bytes.fromhex(call.key)
         if (known := self._memo.get(call.conversation, {}).get(key)) is not None:
@@ -175,7 +175,7 @@ class _Attempts:
         return "attempts", (self.id, self.key, self.n, state, reason, self.endpoint, *times)
 
 
-def _call_row(key: bytes, slot: Slot, model: str, completion: Completion, log: _Attempts) -> Statement:
+def _call_row(key: bytes, slot: Question, model: str, completion: Completion, log: _Attempts) -> Statement:
     kind, path, label = slot.heard
     text = completion.text.encode()
     return "calls", (
@@ -194,7 +194,7 @@ def _call_row(key: bytes, slot: Slot, model: str, completion: Completion, log: _
         completion.cached_tokens,
         log.started,
         log.finished,
-        digest_of(completion.raw, text),
+        answer_digest(completion.raw, text),
         completion.raw or None,
         text,
     )

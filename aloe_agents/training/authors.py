@@ -9,12 +9,12 @@ branches, and only turns with both answers; :func:`to_authors` says how many tur
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import orjson
 
-from aloe_agents.messages import Path
+from aloe_agents.messages import NodePath
 from aloe_agents.personas import Persona
 from aloe_agents.tree import Answer, Tree, Turn, read_lines
 
@@ -53,7 +53,7 @@ def from_authors(value: Any, id: str) -> Tree:
     try:
         persona = Persona(id=str(value.get("id") or id), profile=value["profile"], personality=value["personality"])
         turns: list[Turn] = []
-        path: Path = ()
+        path: NodePath = ()
         for number, turn in enumerate(value["conversations"], 1):
             answers = {label: Answer(turn["assistant"][label]) for label in LABELS}
             chosen = turn["chosen"]
@@ -70,7 +70,7 @@ def from_authors(value: Any, id: str) -> Tree:
     return Tree(persona.id, 0, persona, "completed", turns)
 
 
-def read_authors(path: FilePath | str) -> Iterator[Tree]:
+def read_authors(path: Path | str) -> Iterator[Tree]:
     """The trees of a JSONL file in the authors' form. Raises ConfigError, naming the line, for a line that is none."""
     return read_lines(path, lambda number, line: from_authors(orjson.loads(line), f"p{number:05d}"))
 
@@ -78,7 +78,7 @@ def read_authors(path: FilePath | str) -> Iterator[Tree]:
 def _first_path(tree: Tree) -> Iterator[tuple[Turn, str | None]]:
     """The turns from the root along the first label that goes on, each with that label."""
     at = {turn.path: turn for turn in tree.turns}
-    path: Path = ()
+    path: NodePath = ()
     while (turn := at.get(path)) is not None:
         onward = [label for label in turn.chosen if (*path, label) in at] or turn.chosen
         yield turn, onward[0] if onward else None

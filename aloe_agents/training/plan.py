@@ -13,7 +13,7 @@ import orjson
 from aloe_agents.errors import ConfigError
 from aloe_agents.models.serving import local_model
 from aloe_agents.text import one_line
-from aloe_agents.training.preparing import digest_of, digest_of_files
+from aloe_agents.training.preparing import digest_of_files, rows_digest
 
 SUMMARY = "training.json"
 OURS = {
@@ -29,7 +29,7 @@ OURS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """One training. The defaults are the paper's."""
 
     method: Literal["sft", "dpo"]
@@ -69,12 +69,12 @@ def share_of(mix: str | None) -> tuple[str, float] | None:
     raise ConfigError(f"--mix is SOURCE:SHARE, such as agent.jsonl:0.3, not {mix!r}")
 
 
-def contents_of(plan: Plan, share: tuple[str, float] | None) -> dict[str, str]:
+def contents_of(plan: TrainingPlan, share: tuple[str, float] | None) -> dict[str, str]:
     """Digests of what is read, by the plan's name for it. Raises ConfigError for what is not there."""
     model = local_model(Path(plan.model))
     if model.base is not None:
         raise ConfigError(f"{plan.model} is an adapter: merge it into {model.base} first (peft's merge_and_unload)")
-    found = {"model": model.name, "data": digest_of(Path(plan.data))}
+    found = {"model": model.name, "data": rows_digest(Path(plan.data))}
     if plan.chat_template:
         found["chat_template"] = digest_of_files(Path(plan.chat_template))
     if share is not None and Path(share[0]).exists():  # a data set on the hub is known by its name
@@ -82,7 +82,7 @@ def contents_of(plan: Plan, share: tuple[str, float] | None) -> dict[str, str]:
     return found
 
 
-def begun(plan: Plan, contents: dict[str, str]) -> dict[str, Any] | None:
+def begun(plan: TrainingPlan, contents: dict[str, str]) -> dict[str, Any] | None:
     """The record of this very training, with ``steps`` if it is over; None where nothing of it is there to go on from.
     Raises ConfigError for a directory that holds another training.
     """
@@ -115,7 +115,7 @@ def last_checkpoint(out: Path) -> Path | None:
     return max(whole, key=lambda place: int(place.name.rpartition("-")[2]), default=None)
 
 
-def check_arguments(plan: Plan) -> None:
+def check_arguments(plan: TrainingPlan) -> None:
     """Raise ConfigError for an argument that trl does not know, or that an option of ours stands for."""
     from trl import DPOConfig, SFTConfig
 

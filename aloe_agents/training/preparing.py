@@ -44,7 +44,7 @@ def read_rows(data: Path, form: Form, min_margin: float | None, judge: str | Non
     return found, left
 
 
-def digest_of(data: Path) -> str:
+def rows_digest(data: Path) -> str:
     """A digest of what :func:`read_rows` reads. Raises ConfigError where it cannot be read."""
     return digest_of_files(_file_of(data))
 

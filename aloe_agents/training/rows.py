@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.messages import Path
+from aloe_agents.messages import NodePath
 from aloe_agents.model import ChatMessage
 from aloe_agents.tree import Answer, Tree, Turn
 
@@ -25,7 +25,7 @@ PREFERRED, REJECTED = "preferred", "rejected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class PreferencePair:
     """One turn as training sees it."""
 
     id: str
@@ -76,7 +76,7 @@ class Left:
             )
 
 
-def pairs(tree: Tree, judge: str | None = None) -> Iterator[Pair]:
+def pairs(tree: Tree, judge: str | None = None) -> Iterator[PreferencePair]:
     """The turns of ``tree``, each with its history; ``judge`` is whose scores make the margin (default: the only one's).
 
     Raises ConfigError where several judges scored and none was named.
@@ -87,7 +87,7 @@ def pairs(tree: Tree, judge: str | None = None) -> Iterator[Pair]:
         if (history := _history(nodes, turn.path)) is None:
             continue
         answers = {label: turn.answers.get(label) for label in (PREFERRED, REJECTED)}
-        yield Pair(
+        yield PreferencePair(
             id="/".join([tree.id, *turn.path]) + f"#{turn.turn}",
             conversation=tree.id,
             persona=persona,
@@ -126,7 +126,7 @@ def rows(
     left.check_scores(chosen, judge)
 
 
-def _formed(pair: Pair, form: Form) -> Iterator[dict[str, Any]]:
+def _formed(pair: PreferencePair, form: Form) -> Iterator[dict[str, Any]]:
     about = {name: getattr(pair, name) for name in ("id", "conversation", "persona", "turn", "margin")}
     prompt = list(pair.prompt)
     if form == "dpo":
@@ -139,7 +139,7 @@ def _formed(pair: Pair, form: Form) -> Iterator[dict[str, Any]]:
         yield {"prompt": prompt, "completion": _said(pair.preferred if form == "sft" else pair.rejected), **about}
 
 
-def _unfit(pair: Pair, form: Form, min_margin: float | None) -> str | None:
+def _unfit(pair: PreferencePair, form: Form, min_margin: float | None) -> str | None:
     """Why a turn cannot be a row of ``form``."""
     wanted = {"sft": (PREFERRED,), "sft-rejected": (REJECTED,), "dpo": (PREFERRED, REJECTED), "kto": ()}[form]
     for label in wanted:
@@ -170,7 +170,7 @@ def _drawn(trees: Iterable[Tree], form: Form, chosen: Filter, judge: str | None)
     return kept
 
 
-def _history(nodes: dict[Path, Turn], path: Path) -> list[ChatMessage] | None:
+def _history(nodes: dict[NodePath, Turn], path: NodePath) -> list[ChatMessage] | None:
     """The messages on the way to a node; None where an answer on it is missing."""
     messages: list[ChatMessage] = []
     for depth, label in enumerate(path):

@@ -22,7 +22,7 @@ from aloe_agents.config import POOL_ROLES, Config
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.models.endpoint import Endpoint
 from aloe_agents.pools.embedding import VectorStore
-from aloe_agents.pools.growth import Growth, Plan
+from aloe_agents.pools.growth import Growth, GrowthPlan
 from aloe_agents.pools.items import BASE, DROPPED, REVIEW, Item, folder_of, write_items
 from aloe_agents.pools.proposals import KINDS, Kind
 from aloe_agents.pools.review import Review, reviewed
@@ -141,7 +141,7 @@ def _grow(
     quiet: bool,
 ) -> int:
     pool = config.pool
-    plan = Plan(
+    plan = GrowthPlan(
         of=of,
         target=pool.target or TARGETS[of],
         seed=config.run.seed,

@@ -19,10 +19,10 @@ from aloe_agents.pools.growth import expand
 from aloe_agents.pools.items import DROPPED, Drop, Item, folder_of, ids_after, read_items, write_items
 from aloe_agents.pools.proposals import likeness
 from aloe_agents.pools.review import ids_decided
-from aloe_agents.pools.similarity import Novelty, Verdict
+from aloe_agents.pools.similarity import Admission, Novelty
 from aloe_agents.runners.personas.common import configured, embedding, items_of, skip_bad, the_file, vectors_of
 from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
-from aloe_agents.runs.journal import FILE, Journal
+from aloe_agents.runs.journal import JOURNAL_FILE, Journal
 from aloe_agents.runs.recorder import Recorder
 
 AT_ONCE = 1000
@@ -62,7 +62,7 @@ def command(
     needed = POOL_ROLES if sketched else ()
     resolved = configured(config, needed, threshold=threshold, similarity=similarity, embedder=embedder)
     folder = config.parent.absolute() if config else None
-    if (folder_of(the_file(out)) / FILE).exists():
+    if (folder_of(the_file(out)) / JOURNAL_FILE).exists():
         raise ConfigError(f"{out} was grown, and growing on would write it anew; import into another pool, with it: "
                           f"aloe personas import {out} {paths[0]} --out ANOTHER")  # fmt: skip
     given = [
@@ -123,7 +123,7 @@ def _join(config: Config, members: list[Item], given: Sequence[Item], out: Path,
 
 async def _compared(
     config: Config, members: Sequence[Item], fresh: Sequence[Item], out: Path, folder: Path | None
-) -> list[Verdict]:
+) -> list[Admission]:
     """Which of ``fresh`` are new. The mean is taken once, over members and all that is imported."""
     novelty = Novelty(config.pool.threshold, "raw" if config.pool.similarity == "raw" else "centred")
     texts = [item.text for item in fresh]

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.files import replacing
-from aloe_agents.pools.diversity import Diversity, flat, measure
+from aloe_agents.pools.diversity import Diversity, flat, measure_diversity
 from aloe_agents.pools.items import DROPPED, Item, folder_of
 from aloe_agents.pools.page import page
 from aloe_agents.pools.similarity import centred, normalised
@@ -59,7 +59,7 @@ def command(
         embedded_by = store.embedder.name
     kind = "raw" if resolved.pool.similarity == "raw" else "centred"
     vectors = normalised(raw) if kind == "raw" else centred(raw)
-    found = measure([item.text for item in items], vectors)
+    found = measure_diversity([item.text for item in items], vectors)
     facts = _facts(pool, items, found, f"{kind}, {embedded_by}")
     _print(Console(), pool, items, facts, found)
     if html_page:

@@ -19,7 +19,7 @@ from aloe_agents.models.endpoint import Endpoint, Limits
 from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.runners.local import endpoint_lines
 from aloe_agents.runners.simulate import loop_runner
-from aloe_agents.runs.console import show
+from aloe_agents.runs.console import follow
 from aloe_agents.runs.journal import Journal
 from aloe_agents.runs.progress import Progress
 from aloe_agents.runs.recorder import Recorder
@@ -44,7 +44,7 @@ async def simulate(journal: Journal | None, screen: Console | None) -> tuple[flo
     over, drawing = asyncio.Event(), 0.0
     began = time.process_time()
     if screen:
-        picture = asyncio.create_task(show(screen, progress.snapshot, over))
+        picture = asyncio.create_task(follow(screen, progress.snapshot, over))
     await simulation.run(people(CONVERSATIONS))
     over.set()
     if screen:

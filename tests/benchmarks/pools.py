@@ -16,7 +16,7 @@ import numpy as np
 
 from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.pools.embedding import Embedder, LexicalEmbedder, SentenceEmbedder
-from aloe_agents.pools.growth import Growth, Plan
+from aloe_agents.pools.growth import Growth, GrowthPlan
 from aloe_agents.pools.items import read_items, read_pool
 from aloe_agents.pools.proposals import Kind
 from aloe_agents.pools.similarity import Novelty, Similarity, Vectors, normalised
@@ -71,7 +71,7 @@ def _authors() -> list[tuple[str, list[str], Sequence[Rule]]]:
 
 async def _grown(kind: Kind) -> tuple[str, list[str], Sequence[Rule]]:
     base, _ = read_items(OWN / f"{kind}.txt")
-    plan = Plan(of=kind, target=330 if kind == "profiles" else 71)
+    plan = GrowthPlan(of=kind, target=330 if kind == "profiles" else 71)
     state = await Growth(Generator(ScriptedModel()), base, plan, None, None).run()
     rules = OF_PROFILES if kind == "profiles" else OF_PERSONALITIES
     return f"scripted {kind}", [item.text for item in state.items], rules

@@ -14,14 +14,14 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import orjson
 
-from aloe_agents.engine.bus import Slot
+from aloe_agents.engine.bus import Question
 from aloe_agents.engine.expansion import RandomPath, coin
 from aloe_agents.engine.simulation import Simulation
-from aloe_agents.messages import Path
+from aloe_agents.messages import NodePath
 from aloe_agents.model import Call, ChatModel, Completion
 from aloe_agents.models.endpoint import Endpoint, Limits
 from aloe_agents.models.limits import Slots
@@ -36,7 +36,7 @@ MEAN, SIGMA, TURNS, SEED = 0.4, 0.5, 10, 1
 CASES = ((100, 64), (100, 128), (100, 1000), (1000, 256))
 AGENTS = ("role_player", "induction", "preferred", "rejected")
 
-Times = Mapping[tuple[str, str, Path], float]
+Times = Mapping[tuple[str, str, NodePath], float]
 """Service seconds by conversation, agent and path."""
 
 
@@ -47,7 +47,7 @@ def bound(times: Times, conversations: int, slots: int) -> float:
 
 def chain(times: Times, conversation: str) -> float:
     """Seconds of a conversation's longest chain: user, then the chosen answer (through induction if preferred), next."""
-    total, path = 0.0, Path()
+    total, path = 0.0, NodePath()
     for turn in range(1, TURNS + 1):
         user, induction, preferred, rejected = (times[conversation, agent, path] for agent in AGENTS)
         ways = {"preferred": induction + preferred, "rejected": rejected}
@@ -57,7 +57,7 @@ def chain(times: Times, conversation: str) -> float:
     return total
 
 
-def drawn(conversation: str, agent: str, path: Path) -> float:
+def drawn(conversation: str, agent: str, path: NodePath) -> float:
     """The service time of a call at this place: the same for every way of scheduling it."""
     return service_seconds(f"{conversation} {agent} {'/'.join(path)}", MEAN, SIGMA)
 
@@ -66,7 +66,7 @@ def drawn_for(conversations: int) -> Times:
     """The service times of all calls of a run."""
     times = {}
     for person in people(conversations):
-        path = Path()
+        path = NodePath()
         for _ in range(TURNS):
             times.update({(person.id, agent, path): drawn(person.id, agent, path) for agent in AGENTS})
             path = (*path, ("preferred", "rejected")[coin(SEED, person.id, path)])
@@ -76,7 +76,7 @@ def drawn_for(conversations: int) -> Times:
 class Timed(Memo):
     """A recorder that knows where a call is made, and so how long it takes."""
 
-    async def record(self, model: ChatModel, call: Call, slot: Slot) -> tuple[Completion, bool]:
+    async def record(self, model: ChatModel, call: Call, slot: Question) -> tuple[Completion, bool]:
         seconds = drawn(slot.conversation, slot.agent, slot.heard[1])
         return await model.chat(dataclasses.replace(call, sampling={"seconds": seconds})), False
 
@@ -110,17 +110,17 @@ def step_by_step(conversations: int, slots: int) -> float:
     async def main() -> float:
         places = Slots(slots)
 
-        async def call(conversation: str, agent: str, path: Path) -> None:
+        async def call(conversation: str, agent: str, path: NodePath) -> None:
             await places.take(0)
             await asyncio.sleep(drawn(conversation, agent, path))
             places.give()
 
-        async def preferred(conversation: str, path: Path) -> None:
+        async def preferred(conversation: str, path: NodePath) -> None:
             await call(conversation, "induction", path)
             await call(conversation, "preferred", path)
 
         async def converse(conversation: str) -> None:
-            path = Path()
+            path = NodePath()
             for _ in range(TURNS):
                 await call(conversation, "role_player", path)
                 await asyncio.gather(preferred(conversation, path), call(conversation, "rejected", path))
@@ -135,7 +135,7 @@ def step_by_step(conversations: int, slots: int) -> float:
 def over_http(conversations: int, slots: int) -> tuple[float, float, float]:
     """Makespan and bound by the journal's clock, with the server's own service times; what the run said of itself."""
     with load_server(MEAN, SIGMA) as url, tempfile.TemporaryDirectory() as folder:
-        out = FilePath(folder) / "run"
+        out = Path(folder) / "run"
         config = configured(url, slots)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             assert simulate(config, people(conversations), out, plain=True) == 0
