@@ -11,7 +11,7 @@ Agents talk over a message bus, and the bus expands conversation trees concurren
 
         async def respond(self, heard: Answered, scene: Scene) -> Flagged | None:
             verdict = await scene.ask(self.model, [{"role": "user", "content": f"Is this unsafe? {heard.text}"}])
-            return Flagged.after(heard, verdict=verdict.text)
+            return Flagged(verdict=verdict.text)
 
 Names are loaded when they are first used: importing the package costs next to nothing.
 """

@@ -138,7 +138,7 @@ class Simulation:
             elif status == "failed":
                 self.outcome.failed[reason] = self.outcome.failed.get(reason, 0) + 1
             if on_tree:
-                on_tree(tree_of(conversation, status))
+                on_tree(tree_of(conversation, status, reason))
         except Fatal as fatal:
             self._bus.stop(fatal)
         finally:
