@@ -159,7 +159,7 @@ class Journal:
                 if not tables:  # new, or killed before the schema was committed
                     self.fresh = True
                     self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-                self.run = _row_of(self._connection)
+                self.run = run_row(self._connection)
                 attempts: int = self._connection.execute("SELECT coalesce(max(id), 0) FROM attempts").fetchone()[0]
                 self._numbers = itertools.count(attempts + 1)
             except (OSError, sqlite3.Error) as error:
@@ -379,7 +379,7 @@ def check_format(path: Path, found: int) -> None:
         )
 
 
-def _row_of(connection: sqlite3.Connection) -> RunRow | None:
+def run_row(connection: sqlite3.Connection) -> RunRow | None:
     """What the run is; None before it began. Of another format only that is read."""
     cursor = connection.execute("SELECT * FROM run")
     if (row := cursor.fetchone()) is None:

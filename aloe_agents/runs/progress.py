@@ -234,6 +234,10 @@ class Progress:
         made.seconds_left = seconds_left(made, (self.turns_done - turns) / over)
         return made
 
+    def resumed(self, completed: int) -> None:
+        """So many conversations were completed by an earlier process."""
+        self.skipped = completed
+
     def _note_end(self, ended: ConversationEnded) -> None:
         failures = self._failing.pop(ended.conversation, [])
         if ended.status == "pending":
