@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import logging
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from aloe_agents import prompts, roles
+from aloe_agents import roles
 from aloe_agents.config import AUTO, SCRIPTED, SCRIPTED_MODELS, Config, EndpointTable, RoleTable, api_key
 from aloe_agents.engine.agent import Agent
 from aloe_agents.engine.expansion import Beam, Full, RandomPath
@@ -27,8 +26,8 @@ from aloe_agents.models.http import HttpModel, is_loopback
 from aloe_agents.models.openai import NO_KEY, OpenAIModel, connections
 from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.personas import Persona, personas_of, read_personas
-from aloe_agents.pools.proposals import KINDS
 from aloe_agents.runs.run import live_for
+from aloe_agents.runs.settings import cast_settings, settings_of
 
 if TYPE_CHECKING:
     from aloe_agents.pools.embedding import Embedder  # numpy: not for those who embed nothing
@@ -184,45 +183,15 @@ def build_expansion(config: Config, folder: Path | None = None) -> Expansion:
     return expansion
 
 
-def settings(config: Config, personas: Sequence[Persona]) -> dict[str, str]:
-    """What a run's answers depend on, by name: two runs with equal settings are one run.
-
-    URLs, keys, limits and prices are not among it: they may change between a run and its resumption.
-    """
-    run = config.run
-    shape = {"full": f" of depth {run.depth}", "beam": f" of width {run.width}"}.get(run.expansion, "")
-    people = hashlib.sha256()
-    for persona in personas:
-        people.update(repr((persona.id, persona.profile, persona.personality)).encode())
-    found = {
-        "seed": str(run.seed),
-        "turns": str(run.turns),
-        "expansion": run.expansion + shape,
-        "personas": f"{len(personas)} (digest {people.hexdigest()[:12]})",
-    }
-    return found | role_settings(config)
+def settings(config: Config, personas: Sequence[Persona], folder: Path | None = None) -> dict[str, str]:
+    """What a run's answers depend on, by name (``runs.settings``): two runs with equal settings are one run."""
+    parts = build(config, folder)
+    return settings_of(parts.cast, parts.expansion, personas, turns=config.run.turns, seed=config.run.seed)
 
 
-def role_settings(config: Config) -> dict[str, str]:
+def role_settings(config: Config, folder: Path | None = None) -> dict[str, str]:
     """What the roles' answers depend on, by name."""
-    found = {}
-    for name, role in config.roles.items():
-        endpoint = config.endpoints.get(role.endpoint or "", EndpointTable(model=role.endpoint or "none"))
-        found[f"model of {name}"] = endpoint.model if role.endpoint else "none"
-        found[f"sampling of {name}"] = repr(sorted({**endpoint.sampling, **role.sampling}.items()))
-        found[f"class of {name}"] = role.class_ or "built in"
-        found[f"options of {name}"] = repr(sorted(role.options.items()))
-        found[f"prompt of {name}"] = _prompt_digest(name, role)
-    return found
-
-
-def _prompt_digest(name: str, role: RoleTable) -> str:
-    """A digest of the prompt's text, so that an edited prompt is a changed setting."""
-    if role.prompt is None and (role.class_ or name in ("rejected", "candidate")):
-        return "its own"
-    if role.prompt is None and name == "generator":
-        return hashlib.sha256("".join(map(prompts.read, (*KINDS, "expand"))).encode()).hexdigest()[:12]
-    return hashlib.sha256(prompts.read(role.prompt or name).encode()).hexdigest()[:12]
+    return cast_settings(build_cast(config, build_endpoints(config, folder=folder), folder))
 
 
 def build_embedder(spec: str, config: Config, folder: Path | None = None) -> Embedder:

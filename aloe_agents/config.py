@@ -165,6 +165,10 @@ class Config(_Table):
         """The folder of the file that it was read from: classes of ``module:Class`` are looked for there first."""
         return self._folder
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, wherever they were read from."""
+        return isinstance(other, Config) and self.model_dump() == other.model_dump()
+
     def to_toml(self) -> str:
         """The resolved configuration. It holds no secret, since none can be in it."""
         return tomli_w.dumps(self.model_dump(by_alias=True, exclude_none=True))

@@ -128,7 +128,10 @@ class Bus:
             conversation.interrupted = True
             self.stop(cause)
         except Exception as cause:
-            log.debug("%s failed on %s", agent.name, describe(scene.heard.address), exc_info=True)
+            kind = (agent.name, str(reason_of(cause)), type(cause).__name__)
+            log.debug(
+                "%s failed on %s", agent.name, describe(scene.heard.address), exc_info=True, extra={"failure": kind}
+            )
             self._fail(conversation, agent, scene.heard, cause)
         await conversation.land(scene._delivery)
         conversation.end(scene._delivery)

@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,13 +27,17 @@ from typing import Protocol, Self
 from aloe_agents.engine.bus import Observer
 from aloe_agents.errors import ConfigError
 from aloe_agents.models.endpoint import Endpoint
+from aloe_agents.reporting import FirstOfEachKind
 from aloe_agents.runs.efficiency import Efficiency
 from aloe_agents.runs.journal import EndpointRecord, Journal, differences
-from aloe_agents.runs.progress import EndpointLine, Progress
+from aloe_agents.runs.progress import EndpointLine, Progress, Snapshot
 from aloe_agents.runs.reading import TREES, Reading, Trees, write_trees
 from aloe_agents.runs.recorder import Recorder
 from aloe_agents.runs.records import Accounting, FailureRecord, Usage
 from aloe_agents.tree import Tree
+
+LOG = "run.log"
+"""Where log messages go at level DEBUG: with the traceback of the first failure of each kind."""
 
 
 class Stoppable(Protocol):
@@ -76,6 +81,8 @@ class Run:
         self._driven: list[Stoppable] = []
         self._journal: Journal | None = None
         self._trees: list[Tree] = []
+        self._written: Trees | None = None
+        self._log: logging.FileHandler | None = None
 
     @classmethod
     def in_memory(
@@ -115,6 +122,11 @@ class Run:
             raise ConfigError("a recorded run needs settings: what its answers depend on, by name")
         check_settings(directory, self.settings, self._force)
         self._journal = Journal(directory)
+        if (logger := logging.getLogger("aloe_agents")).isEnabledFor(logging.DEBUG):
+            self._log = logging.FileHandler(directory / LOG, encoding="utf-8")
+            self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            self._log.addFilter(FirstOfEachKind())
+            logger.addHandler(self._log)
         self.recorder = Recorder(self._journal)
         described = {name: describe(endpoint) for name, endpoint in self.endpoints.items()}
         await self._journal.claim(
@@ -122,6 +134,9 @@ class Run:
         )
 
     async def _close(self) -> None:
+        if self._log is not None:
+            logging.getLogger("aloe_agents").removeHandler(self._log)
+            self._log.close()
         if self._journal is not None:
             self._journal.close()
         if not self._keep_open:
@@ -157,10 +172,19 @@ class Run:
         if self._journal is not None:
             await self._journal.finish({name: endpoint.slots.peak for name, endpoint in self.endpoints.items()})
 
-    def write_trees(self) -> Trees:
+    def write_trees(self) -> None:
         """Write ``trees.jsonl`` from the journal."""
         assert self.directory is not None
-        return write_trees(self.directory)
+        self._written = write_trees(self.directory)
+
+    def snapshot(self, finished: bool = False) -> Snapshot:
+        """The run at this moment, as far as this process has seen it."""
+        return self.progress.snapshot(finished)
+
+    @property
+    def damaged(self) -> int:
+        """Answers of the journal that were damaged and had to be asked for again."""
+        return self.recorder.damaged if self.recorder else 0
 
     # --- what can be read of it ---
 
@@ -225,6 +249,8 @@ class Run:
     @property
     def unread_judges(self) -> list[str]:
         """The judges none of whose scores could be read."""
+        if self._written is not None:
+            return self._written.unread
         read: dict[str, bool] = {}
         for answer in (answer for tree in self.trees() for turn in tree.turns for answer in turn.answers.values()):
             for judge, score in answer.scores.items():
