@@ -173,7 +173,7 @@ def test_kappa_at_its_ends_and_beyond() -> None:
     assert kappa([1, 5], [5, 1], "quadratic") == -1
     assert math.isnan(kappa([3, 3], [3, 3])) and math.isnan(kappa([], [])) and math.isnan(kappa([math.nan], [1]))
     assert kappa([1, 2, math.nan, 4], [1, 2, 3, 5]) == kappa([1, 2, 4], [1, 2, 5])
-    with pytest.raises(ValueError, match="a rating is one of 1, 2, 3, 4, 5"):
+    with pytest.raises(ValueError, match="a rating must be one of 1, 2, 3, 4, 5"):
         kappa([1, 6], [1, 2])
 
 

@@ -97,7 +97,9 @@ class Comparison:
         """The cells of every row."""
         for row in self.rows:
             figures = [_figure(al.value, 2) for al in row.measured.al]
-            figures += [_figure(row.measured.statistics[name].value, _places(name)) + _mark(row, name) for name in ORDER]
+            figures += [
+                _figure(row.measured.statistics[name].value, _places(name)) + _mark(row, name) for name in ORDER
+            ]
             spread = [_spread(al, 2) for al in row.measured.al]
             spread += [_spread(row.measured.statistics[name], _places(name)) for name in ORDER]
             present = tuple(f"{share:.0%}" for share in row.present)

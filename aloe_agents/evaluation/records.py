@@ -15,6 +15,8 @@ from typing import Literal
 
 import orjson
 
+from aloe_agents.runs.records import Accounting, Usage
+
 RESULTS_SCHEMA = 2
 Score = int | float | None
 """None where a judge's score is missing, or the user had left."""
@@ -83,16 +85,6 @@ class JudgeFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoleUsage:
-    """Calls and tokens of one role."""
-
-    calls: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
     """What became of the cases, and what they cost: completed + failed + pending = requested."""
 
@@ -105,8 +97,23 @@ class Spending:
     prompt_tokens: int
     completion_tokens: int
     cost: float
-    roles: Mapping[str, RoleUsage]
+    roles: Mapping[str, Usage]
     """By the agents' names."""
+
+    @classmethod
+    def of(cls, accounting: Accounting) -> Spending:
+        """The part of a run's accounting that does not depend on how often the run was interrupted."""
+        return cls(
+            requested=accounting.requested,
+            completed=accounting.completed,
+            failed=accounting.failed,
+            pending=accounting.pending,
+            calls=accounting.calls,
+            prompt_tokens=accounting.prompt_tokens,
+            completion_tokens=accounting.completion_tokens,
+            cost=accounting.cost,
+            roles=accounting.roles,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +139,7 @@ class CaseRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class PassAgreement:
     """How far several passes of one judge agree."""
 
     passes: int
@@ -155,7 +162,7 @@ class RejudgedRecord:
     trees: str
     """A digest of the personas."""
     passes: int
-    agreement: Agreement | None
+    agreement: PassAgreement | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -198,14 +198,6 @@ def present_share(rows: Sequence[CaseRecord], turns: int) -> tuple[float, ...]:
     return tuple(round(float(share), 6) for share in _present(rows, turns).mean(axis=0))
 
 
-def cases_digest(personas: Iterable[Persona]) -> str:
-    """A digest of cases: evaluations with equal digests used the same cases."""
-    digest = hashlib.sha256()
-    for persona in personas:
-        digest.update(repr((persona.id, persona.profile, persona.personality)).encode())
-    return digest.hexdigest()[:16]
-
-
 def _present(rows: Sequence[CaseRecord], turns: int) -> NDArray[np.bool_]:
     due = np.array([row.due(turns) for row in rows])
     present: NDArray[np.bool_] = np.arange(turns) < due[:, None]

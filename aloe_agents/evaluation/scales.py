@@ -3,15 +3,16 @@
 1. A scale is a pair (low, high). Two ints mean whole scores, such as ``(1, 5)``; a float in the pair allows fractions,
    such as ``(0.0, 1.0)``.
 2. An agent declares its scale as an attribute ``scale``. Without one it scores from 1 to 5, as in the paper.
-3. An agent that scores several criteria in one call lists them in ``criteria``. Each has scores of its own under the
-   name ``judge.criterion``.
+3. An agent that scores several criteria in one call lists the names of their scores in ``score_names``, each of the
+   form ``judge.criterion``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from aloe_agents.engine.agent import Agent
 from aloe_agents.errors import ConfigError
 
 Scale = tuple[int | float, int | float]
@@ -39,10 +40,14 @@ def scale_of(agent: object) -> Scale:
     return checked_scale(getattr(agent, "scale", DEFAULT_SCALE))
 
 
-def score_names(agent: object) -> list[str]:
-    """The names under which an agent's scores stand: its own name, or one ``name.criterion`` for each criterion."""
-    name = str(getattr(agent, "name", ""))
-    return [criterion_name(name, criterion) for criterion in getattr(agent, "criteria", ())] or [name]
+def score_names(agent: Agent) -> tuple[str, ...]:
+    """The names under which an agent's scores stand: its ``score_names`` if it lists any, or else its own name."""
+    return tuple(getattr(agent, "score_names", ())) or (agent.name,)
+
+
+def scales_of(judges: Iterable[Agent]) -> dict[str, Scale]:
+    """The names under which the scores of ``judges`` stand, each with its scale."""
+    return {name: scale_of(judge) for judge in judges for name in score_names(judge)}
 
 
 def criterion_name(judge: str, criterion: str) -> str:
