@@ -131,13 +131,16 @@ def test_the_help_of_every_command_shows_an_example(tmp_path: Path, name: str) -
         ("statsu run", "no command 'statsu'; did you mean 'status'?"),
         (
             "zzz",
-            "no command 'zzz' (there are demo, personas, simulate, evaluate, compare, judge, train, annotate, watch, status, export, serve, doctor)",
+            "no command 'zzz' (there are demo, doctor, personas, simulate, watch, status, export, serve, train, evaluate, compare, judge, annotate)",
         ),
         ("--nonsense", "No such option '--nonsense'"),
         ("simulate --personas personas.jsonl", "Missing option '--out'. (aloe simulate --help says more)"),
         ("simulate --out run --turn 3 --personas personas.jsonl", "'--turns'"),
         ("simulate --out run --turns many --personas personas.jsonl", "'many' is not a valid integer"),
-        ("simulate --out run --expansion tree --personas personas.jsonl", "'tree' is not one of 'random-path', 'full'"),
+        (
+            "simulate --out run --expansion tree --personas personas.jsonl",
+            "run.expansion: 'tree' is neither random-path nor full",
+        ),
         ("export run", "Missing option '--to'"),
         ("export run --to parquet --out x", "'parquet' is not one of"),
         ("status", "Missing argument 'DIRECTORY'"),
@@ -185,7 +188,7 @@ CONFIGURATIONS = {
     "no TOML": ("[run\n", "is not TOML"),
     "a class that is not there": (
         "".join(f'[roles.{name}]\nendpoint = "scripted"\n' for name in NEEDED) + '[roles.critic]\nclass = "no.such:Thing"\n',
-        "role 'critic': no.such:Thing cannot be loaded",
+        "role 'critic': cannot load no.such:Thing",
     ),
     "a prompt that is not there": (
         "".join(f'[roles.{name}]\nendpoint = "scripted"\n' for name in NEEDED[1:])
