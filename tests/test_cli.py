@@ -422,10 +422,10 @@ def test_the_doctor_asks_an_endpoint(server: str, place: Path) -> None:
     ("url", "model", "key", "said"),
     [
         (None, "gpt", "GOOD_KEY", "serves scripted, not 'gpt'"),
-        (None, "scripted", "BAD_KEY", "answers status 401"),
+        (None, "scripted", "BAD_KEY", "refused the key in $BAD_KEY: status 401"),
         (None, "scripted", "ABSENT_KEY", "! endpoint 'big' takes its key from $ABSENT_KEY, which is not set"),
         (None, "scripted", "EMPTY_KEY", "! endpoint 'big' takes its key from $EMPTY_KEY, which is not set"),
-        (URL, "scripted", "GOOD_KEY", f"! endpoint 'big': {URL} does not answer"),
+        (URL, "scripted", "GOOD_KEY", "! endpoint 'big': 127.0.0.1:9 cannot be reached"),
         ("https://api.example.org/v1", "m", None, "! endpoint 'big' is not on this machine, so it needs api_key_env"),
     ],
 )
