@@ -24,7 +24,7 @@ from aloe_agents.pools.items import read_pool
 from aloe_agents.runners.candidates import NOWHERE, Model, was_done, with_candidate
 from aloe_agents.runners.evaluate import evaluate
 from aloe_agents.tree import read_trees
-from tests.test_cli import ALOE, aloe, one_line
+from tests.commands import ALOE, aloe, one_line
 from tests.test_personas import OWN
 from tests.test_resume import Counting
 
