@@ -138,18 +138,20 @@ def parse_score(text: str, scale: Scale = DEFAULT_SCALE) -> int | float | None:
 def parse_scores(text: str, criteria: Sequence[str], scale: Scale = DEFAULT_SCALE) -> dict[str, int | float | None]:
     """The score of each criterion in ``text``: a line ``criterion: score`` for each, or a JSON object.
 
-    A score is None where it is missing, given twice, or not on the scale. Any other line makes all of them None.
+    A score is None where it is missing, given twice, or not on the scale. With any other line, all of them are None.
     """
     fenced = _FENCE.fullmatch(text)
-    found = _in_json(body) if (body := (fenced[1] if fenced else text).strip()).startswith("{") else _in_lines(body)
-    wanted = {criterion.casefold() for criterion in criteria}
-    if found is None or not {name for name, _ in found} <= wanted:
-        found = []
-    given = {name: [said for other, said in found if other == name] for name in wanted}
-    return {
-        criterion: parse_score(said[0], scale) if len(said := given[criterion.casefold()]) == 1 else None
-        for criterion in criteria
-    }
+    body = (fenced[1] if fenced else text).strip()
+    given: dict[str, list[str]] = {criterion.casefold(): [] for criterion in criteria}
+    for name, said in (_in_json(body) if body.startswith("{") else _in_lines(body)) or ():
+        if name not in given:
+            return dict.fromkeys(criteria)
+        given[name].append(said)
+    return {criterion: _only(given[criterion.casefold()], scale) for criterion in criteria}
+
+
+def _only(given: Sequence[str], scale: Scale) -> int | float | None:
+    return parse_score(given[0], scale) if len(given) == 1 else None
 
 
 def expected_score(raw: bytes, scale: Scale = DEFAULT_SCALE) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.evaluation.annotation import RaterAgreement, agreements, draw_sheet, judged, read_sheet, to_csv
-from aloe_agents.evaluation.rejudging import one_run
+from aloe_agents.evaluation.rejudging import judges_in, one_run
 from aloe_agents.evaluation.results import CANDIDATE, RESULTS_FILE, read_results
 from aloe_agents.evaluation.scales import DEFAULT_SCALE, Scale, checked_scale
 from aloe_agents.files import replacing
@@ -86,7 +86,7 @@ def agree(
 
 def _judge(directory: Path, trees: Sequence[Tree], judge: str | None) -> str:
     """``judge``, or the only one whose scores the trees have."""
-    known = sorted({name for tree in trees for n in tree.turns for a in n.answers.values() for name in a.scores})
+    known = sorted(judges_in(trees))
     if judge is None and len(known) != 1:
         raise ConfigError(f"{directory} has scores by {', '.join(known) or 'no judge'}; name one with --judge")
     if judge is not None and judge not in known:

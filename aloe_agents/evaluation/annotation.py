@@ -11,7 +11,7 @@ import hashlib
 import io
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,17 +96,13 @@ def read_sheet(path: Path | str, scale: Scale = DEFAULT_SCALE) -> Sheet:
     ``scale``.
     """
     path = Path(path)
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    if missing := [name for name in ("item", "score") if name not in (reader.fieldnames or ())]:
-        raise ConfigError(f"{path} has no column {missing[0]!r}")
     scores: dict[str, float] = {}
-    for row in reader:
-        where, item = f"{path}, row {reader.line_num}", (row["item"] or "").strip()
+    for where, item, given in _rows(path):
         if not item:
             raise ConfigError(f"{where} has no item")
         if item in scores:
             raise ConfigError(f"{where}: the item {item} occurs twice")
-        scores[item] = _score((row["score"] or "").strip(), scale, f"{where} (item {item})")
+        scores[item] = _score(given, scale, f"{where} (item {item})")
     if not scores:
         raise ConfigError(f"{path} has no rows")
     return Sheet(path.stem, scores, scale)
@@ -145,6 +141,15 @@ def agreements(judge: Sheet, annotators: Sequence[Sheet]) -> tuple[list[RaterAgr
     return [agreement(judge, one) for one in annotators], [
         agreement(*pair) for pair in itertools.combinations(annotators, 2)
     ]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Of each row where it stands, its item and its score, as they were typed."""
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    if missing := [name for name in ("item", "score") if name not in (reader.fieldnames or ())]:
+        raise ConfigError(f"{path} has no column {missing[0]!r}")
+    for row in reader:
+        yield f"{path}, row {reader.line_num}", (row["item"] or "").strip(), (row["score"] or "").strip()
 
 
 def _score(given: str, scale: Scale, where: str) -> float:

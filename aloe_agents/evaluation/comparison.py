@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.evaluation.metrics import (
@@ -22,6 +23,7 @@ from aloe_agents.evaluation.metrics import (
     Interval,
     Measured,
     Normalisation,
+    Table,
     difference,
     measure,
 )
@@ -169,32 +171,54 @@ def compare(
     reference = _reference(found, baseline)
     if (differing := _differing(found, judge)) and not force:
         raise Incomparable(f"these evaluations cannot be compared: {'; '.join(differing)}")
-    turns = min(one.record.turns for one in found)
-    keys = [list(zip(one.cases, one.clusters, strict=True)) for one in found]
-    common = [key for key in keys[0] if all(key in set(others) for others in keys[1:])]
-    if not common:
-        raise ConfigError("these evaluations share no case")
-    places = [[own.index(key) for key in common] for own in keys]
-    tables = [one.scores(judge)[place, :turns] for one, place in zip(found, places, strict=True)]
-    dues = [one.present[place, :turns] for one, place in zip(found, places, strict=True)]
-    clusters = [cluster for _, cluster in common]
-    left = not all(due.all() for due in dues)
+    shared = _Shared.of(found, judge)
+    left = not all(due.all() for due in shared.dues)
     rows = [
         ComparisonRow(
             name,
-            measure(table, clusters, normalisation=normalisation, due=due),
-            difference(table, tables[reference], clusters, normalisation=normalisation) if n != reference else {},
+            measure(table, shared.clusters, normalisation=normalisation, due=due),
+            difference(table, shared.tables[reference], shared.clusters, normalisation=normalisation)
+            if n != reference
+            else {},
             tuple(due.mean(axis=0).tolist()) if left else (),
             int(due.sum()),
         )
-        for n, (name, table, due) in enumerate(zip(_distinct(found), tables, dues, strict=True))
+        for n, (name, table, due) in enumerate(zip(_distinct(found), shared.tables, shared.dues, strict=True))
     ]
     named = rows[reference].name if baseline is not None else ""
-    return Comparison(judge, turns, len(common), tuple(rows), named, found[reference].scale(judge))
+    scale = found[reference].scale(judge)
+    return Comparison(judge, shared.turns, len(shared.clusters), tuple(rows), named, scale)
 
 
 class Incomparable(ConfigError):
     """Evaluations of different cases, turns, users or judges; ``force`` compares what they share."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What evaluations share: cases and turns, and each one's scores there."""
+
+    turns: int
+    clusters: list[str]
+    tables: list[Table]
+    dues: list[NDArray[np.bool_]]
+
+    @classmethod
+    def of(cls, results: Sequence[Results], judge: str) -> _Shared:
+        """Raises ConfigError if ``results`` share no case."""
+        turns = min(one.record.turns for one in results)
+        keys = [list(zip(one.cases, one.clusters, strict=True)) for one in results]
+        everywhere = set(keys[0]).intersection(*keys)
+        common = [key for key in keys[0] if key in everywhere]
+        if not common:
+            raise ConfigError("these evaluations share no case")
+        places = [[own.index(key) for key in common] for own in keys]
+        return cls(
+            turns,
+            [cluster for _, cluster in common],
+            [one.scores(judge)[place, :turns] for one, place in zip(results, places, strict=True)],
+            [one.present[place, :turns] for one, place in zip(results, places, strict=True)],
+        )
 
 
 def _shared_judge(results: Sequence[Results], judge: str | None) -> str:

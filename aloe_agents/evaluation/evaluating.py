@@ -82,7 +82,7 @@ async def evaluate(
     people = list(benchmark() if cases is None else cases)
     if not people:
         raise ConfigError("an evaluation needs at least one case")
-    scales = scales_of(judges)
+    scales_of(judges)  # which refuses a scale that is none before anything is asked
     began = time.time()
     run = await simulate(
         [user, candidate, *judges, *others],
@@ -97,22 +97,35 @@ async def evaluate(
         keep_open=keep_open,
         on_open=on_open,
     )
-    rows = cases_of(run.trees(), people, turns, scales)
-    endpoint = agent_settings(candidate)["model"]
-    record = EvaluationRecord(
-        model=model or ModelRecord(name=endpoint, endpoint=endpoint),
-        cases=CasesRecord(
-            count=len(people),
-            digest=personas_digest(people),
-            source=source or (SOURCE if cases is None else "given in Python"),
-        ),
-        turns=turns,
-        seed=seed,
+    described = (model or _described(candidate), source or (SOURCE if cases is None else "given in Python"))
+    record = _record(run, people, judges, user, *described, normalisation, began)
+    if run.directory is None or run.stopped:
+        return Results(record)
+    return write_results(run.directory / RESULTS_FILE, record)
+
+
+def _record(
+    run: Run,
+    people: Sequence[Persona],
+    judges: Sequence[Agent],
+    user: Agent,
+    model: ModelRecord,
+    source: str,
+    normalisation: Normalisation,
+    began: float,
+) -> EvaluationRecord:
+    scales = scales_of(judges)
+    rows = cases_of(run.trees(), people, run.turns, scales)
+    return EvaluationRecord(
+        model=model,
+        cases=CasesRecord(count=len(people), digest=personas_digest(people), source=source),
+        turns=run.turns,
+        seed=run.seed,
         normalisation=normalisation,
         user=agent_settings(user),
         judged_by={name: agent_settings(judge) for judge in judges for name in score_names(judge)},
         judges=figures_of(rows, scales, normalisation),
-        present=present_share(rows, turns),
+        present=present_share(rows, run.turns),
         accounting=Spending.of(run.accounting),
         turns_with_cut_history=sum(row.turns_with_cut_history for row in rows),
         settings=run.settings or {},
@@ -120,9 +133,12 @@ async def evaluate(
         times=_times(run, began),
         per_case=rows,
     )
-    if run.directory is None or run.stopped:
-        return Results(record)
-    return write_results(run.directory / RESULTS_FILE, record)
+
+
+def _described(candidate: Agent) -> ModelRecord:
+    """The model that a candidate asks, by its name; the candidate's own if it asks none."""
+    name = agent_settings(candidate)["model"]
+    return ModelRecord(name=name if name != "none" else candidate.name, endpoint=name)
 
 
 def expansion_of_evaluation() -> RandomPath:

@@ -170,6 +170,11 @@ def one_run(directory: Path | str) -> Path:
     raise ConfigError(f"{directory} is not a finished run: it has no {TREES}")
 
 
+def judges_in(trees: Iterable[Tree]) -> set[str]:
+    """The names under which ``trees`` hold scores."""
+    return {name for tree in trees for turn in tree.turns for one in turn.answers.values() for name in one.scores}
+
+
 def with_scores(trees: Sequence[Tree], scores: Scores, passes: int) -> tuple[Tree, ...]:
     """Copies of ``trees`` that hold ``scores`` beside their own; of several passes, each under a name with its number."""
     scored = tuple(copy.deepcopy(tree) for tree in trees)
@@ -210,8 +215,7 @@ def _check(trees: Sequence[Tree], judge: Agent, directory: Path | None) -> None:
         raise ConfigError(f"{where} holds no tree to judge")
     if "/" in judge.name or not judge.name.isprintable() or judge.name in ("", ".", ".."):
         raise ConfigError(f"a judge cannot be called {judge.name!r}")
-    known = {name for tree in trees for turn in tree.turns for one in turn.answers.values() for name in one.scores}
-    if taken := sorted(known & {*score_names(judge)}):
+    if taken := sorted(judges_in(trees) & {*score_names(judge)}):
         raise ConfigError(f"{where} has scores by a judge {taken[0]!r} already; give this one another name")
 
 
@@ -232,8 +236,7 @@ async def _scored(
         on_open(run)
     if recorder:
         await recorder.prepare()
-    answers = ((tree.id, turn.path, label) for tree in trees for turn in tree.turns for label in turn.answers)
-    scores: Scores = {(*answer, name): [None] * passes for answer in answers for name in score_names(judge)}
+    scores = _unscored(trees, judge, passes)
     places = asyncio.Semaphore(live)
 
     async def one(tree: Tree, number: int) -> None:
@@ -246,10 +249,9 @@ async def _scored(
             except Fatal as fatal:
                 bus.stop(fatal)
                 return
-            for message in conversation.said.values():
-                if isinstance(message, Scored):
-                    answer, _, name = message.label.partition("/")
-                    scores[tree.id, message.path, answer, name][number] = message.score
+            for message in (said for said in conversation.said.values() if isinstance(said, Scored)):
+                answer, _, name = message.label.partition("/")
+                scores[tree.id, message.path, answer, name][number] = message.score
 
     async with asyncio.TaskGroup() as group:
         for tree, number in itertools.product(trees, range(passes)):
@@ -259,6 +261,12 @@ async def _scored(
     if recorder:
         await run.journal.commit()
     return scores
+
+
+def _unscored(trees: Sequence[Tree], judge: Agent, passes: int) -> Scores:
+    """A gap for every answer, score and pass."""
+    answers = ((tree.id, turn.path, label) for tree in trees for turn in tree.turns for label in turn.answers)
+    return {(*answer, name): [None] * passes for answer in answers for name in score_names(judge)}
 
 
 class _Recalled:

@@ -205,20 +205,18 @@ def _present(rows: Sequence[CaseRecord], turns: int) -> NDArray[np.bool_]:
 
 
 def _case(persona: Persona, tree: Tree | None, turns: int, judges: Sequence[str], label: str) -> CaseRecord:
-    nodes = [node for node in tree.turns if node.turn <= turns] if tree else []
-    answered = {node.turn: node.answers[label] for node in nodes if label in node.answers}
-    left = tree is not None and tree.status == "completed" and len(nodes) < turns
+    status = tree.status if tree else "pending"
+    nodes = [node for node in (tree.turns if tree else ()) if node.turn <= turns]
+    answered = {node.turn: node.answers[label].scores for node in nodes if label in node.answers}
+    given = [answered.get(k, {}) for k in range(1, turns + 1)]
     return CaseRecord(
         id=persona.id,
         cluster=hashlib.sha256(persona.profile.encode()).hexdigest()[:12],
-        status=tree.status if tree else "pending",
+        status=status,
         answers=len(answered),
-        left_after=len(nodes) if left else None,
+        left_after=len(nodes) if status == "completed" and len(nodes) < turns else None,
         turns_with_cut_history=sum(bool(node.notes.get("HistoryCut")) for node in nodes),
-        scores={
-            judge: tuple(answered[k].scores.get(judge) if k in answered else None for k in range(1, turns + 1))
-            for judge in judges
-        },
+        scores={judge: tuple(scores.get(judge) for scores in given) for judge in judges},
     )
 
 
