@@ -16,9 +16,7 @@ Answer with {form} and nothing else.
 """
 
 
-class Reader:
-    """Stands in for a model: short answers are brisk, and answers with an exclamation mark are warm."""
-
+class Reader:  # stands in for a model: short answers are brisk, and those with an exclamation mark are warm
     name = "reader"
 
     async def chat(self, call: Call) -> Completion:
