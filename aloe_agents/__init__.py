@@ -1,6 +1,16 @@
-"""Simulate many believable users at once.
+"""Simulate many believable users at once, and measure how well models adapt to them.
 
-Agents talk over a message bus, and the bus expands conversation trees concurrently. A role of your own::
+::
+
+    import aloe_agents as aloe
+    from aloe_agents.roles import Induction, Preferred, Rejected, RolePlayer
+
+    async with aloe.Endpoint("local", [aloe.HttpModel("http://127.0.0.1:8000/v1", "some-model")]) as model:
+        cast = [RolePlayer(model), Induction(model), Preferred(model), Rejected(model)]
+        run = await aloe.simulate(cast, aloe.read_personas("personas.jsonl"), out="runs/one")   # the same call resumes
+    run.accounting, run.failures(), run.table()
+
+A role of your own::
 
     class SafetyCritic:
         name = "safety"
@@ -9,9 +19,9 @@ Agents talk over a message bus, and the bus expands conversation trees concurren
         def __init__(self, model: ChatModel) -> None:
             self.model = model
 
-        async def respond(self, heard: Answered, scene: Scene) -> Flagged | None:
+        async def respond(self, heard: Answered, scene: Scene) -> Flagged:
             verdict = await scene.ask(self.model, [{"role": "user", "content": f"Is this unsafe? {heard.text}"}])
-            return Flagged.after(heard, verdict=verdict.text)
+            return Flagged(verdict=verdict.text)
 
 Names are loaded when they are first used: importing the package costs next to nothing.
 """
@@ -20,11 +30,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aloe_agents.building import Parts, build
+    from aloe_agents.config import Config, load_config
     from aloe_agents.engine.agent import Agent, Scene
     from aloe_agents.engine.expansion import Beam, Full, RandomPath
     from aloe_agents.engine.outcome import Outcome
     from aloe_agents.engine.simulation import Simulation
-    from aloe_agents.errors import AloeError, ConfigError, Failure, Fatal
+    from aloe_agents.engine.wiring import Expansion
+    from aloe_agents.errors import AloeError, CallFailed, ConfigError, Failure, Fatal, Unparsed
+    from aloe_agents.evaluation.comparison import compare
+    from aloe_agents.evaluation.results import Results
+    from aloe_agents.library import simulate
     from aloe_agents.messages import (
         Answered,
         Chosen,
@@ -37,31 +53,58 @@ if TYPE_CHECKING:
         TurnOpened,
         UserSaid,
     )
-    from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
+    from aloe_agents.model import Call, ChatMessage, ChatModel, Completion, Sampling
     from aloe_agents.models.endpoint import Endpoint, Limits
     from aloe_agents.models.http import HttpModel
     from aloe_agents.models.openai import OpenAIModel
     from aloe_agents.models.scripted.model import ScriptedModel
-    from aloe_agents.personas import Persona, read_personas, sample_personas, write_personas
+    from aloe_agents.personas import Exchange, Persona, read_personas, sample_personas, write_personas
     from aloe_agents.pools.embedding import Embedder, EndpointEmbedder, LexicalEmbedder, SentenceEmbedder, VectorStore
     from aloe_agents.pools.growth import Growth, GrowthPlan
     from aloe_agents.pools.items import Item, read_items, read_pool, write_items
     from aloe_agents.pools.similarity import Novelty
     from aloe_agents.runs.journal import Journal
     from aloe_agents.runs.recorder import Recorder
-    from aloe_agents.tree import Tree, read_trees
+    from aloe_agents.runs.records import Accounting, FailureRecord, Usage
+    from aloe_agents.runs.run import OtherSettings, Run
+    from aloe_agents.testing import check_replay
+    from aloe_agents.training.plan import TrainingPlan
+    from aloe_agents.tree import Answer, Tree, Turn, read_trees
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "engine.agent": ("Agent", "Scene"),
-    "pools.embedding": ("Embedder", "EndpointEmbedder", "LexicalEmbedder", "SentenceEmbedder", "VectorStore"),
-    "models.endpoint": ("Endpoint", "Limits"),
-    "errors": ("AloeError", "ConfigError", "Failure", "Fatal"),
-    "engine.expansion": ("Beam", "Full", "RandomPath"),
-    "pools.growth": ("Growth", "GrowthPlan"),
-    "models.http": ("HttpModel",),
-    "runs.journal": ("Journal",),
+    "building": (
+        "Parts",
+        "build",
+    ),
+    "config": (
+        "Config",
+        "load_config",
+    ),
+    "engine.agent": (
+        "Agent",
+        "Scene",
+    ),
+    "engine.expansion": (
+        "Beam",
+        "Full",
+        "RandomPath",
+    ),
+    "engine.outcome": ("Outcome",),
+    "engine.simulation": ("Simulation",),
+    "engine.wiring": ("Expansion",),
+    "errors": (
+        "AloeError",
+        "CallFailed",
+        "ConfigError",
+        "Failure",
+        "Fatal",
+        "Unparsed",
+    ),
+    "evaluation.comparison": ("compare",),
+    "evaluation.results": ("Results",),
+    "library": ("simulate",),
     "messages": (
         "Answered",
         "Chosen",
@@ -74,34 +117,89 @@ _HOME = {
         "TurnOpened",
         "UserSaid",
     ),
-    "model": ("Call", "ChatMessage", "ChatModel", "Completion"),
+    "model": (
+        "Call",
+        "ChatMessage",
+        "ChatModel",
+        "Completion",
+        "Sampling",
+    ),
+    "models.endpoint": (
+        "Endpoint",
+        "Limits",
+    ),
+    "models.http": ("HttpModel",),
     "models.openai": ("OpenAIModel",),
-    "personas": ("Persona", "read_personas", "sample_personas", "write_personas"),
-    "pools.items": ("Item", "read_items", "read_pool", "write_items"),
-    "runs.recorder": ("Recorder",),
     "models.scripted.model": ("ScriptedModel",),
+    "personas": (
+        "Exchange",
+        "Persona",
+        "read_personas",
+        "sample_personas",
+        "write_personas",
+    ),
+    "pools.embedding": (
+        "Embedder",
+        "EndpointEmbedder",
+        "LexicalEmbedder",
+        "SentenceEmbedder",
+        "VectorStore",
+    ),
+    "pools.growth": (
+        "Growth",
+        "GrowthPlan",
+    ),
+    "pools.items": (
+        "Item",
+        "read_items",
+        "read_pool",
+        "write_items",
+    ),
     "pools.similarity": ("Novelty",),
-    "engine.outcome": ("Outcome",),
-    "engine.simulation": ("Simulation",),
-    "tree": ("Tree", "read_trees"),
+    "runs.journal": ("Journal",),
+    "runs.recorder": ("Recorder",),
+    "runs.records": (
+        "Accounting",
+        "FailureRecord",
+        "Usage",
+    ),
+    "runs.run": (
+        "OtherSettings",
+        "Run",
+    ),
+    "testing": ("check_replay",),
+    "training.plan": ("TrainingPlan",),
+    "tree": (
+        "Answer",
+        "Tree",
+        "Turn",
+        "read_trees",
+    ),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Accounting",
     "Agent",
     "AloeError",
+    "Answer",
     "Answered",
     "Beam",
     "Call",
+    "CallFailed",
     "ChatMessage",
     "ChatModel",
     "Chosen",
     "Completion",
+    "Config",
     "ConfigError",
     "Embedder",
     "Endpoint",
     "EndpointEmbedder",
+    "Exchange",
+    "Expansion",
     "Failure",
+    "FailureRecord",
     "Fatal",
     "Full",
     "Growth",
@@ -114,28 +212,42 @@ __all__ = [
     "Message",
     "Novelty",
     "OpenAIModel",
+    "OtherSettings",
     "Outcome",
+    "Parts",
     "Persona",
     "PersonaRevealed",
     "Proposed",
     "RandomPath",
     "Recorder",
+    "Results",
     "RoundOpened",
+    "Run",
+    "Sampling",
     "Scene",
     "Scored",
     "ScriptedModel",
     "SentenceEmbedder",
     "Simulation",
     "SketchGiven",
+    "TrainingPlan",
     "Tree",
+    "Turn",
     "TurnOpened",
+    "Unparsed",
+    "Usage",
     "UserSaid",
     "VectorStore",
+    "build",
+    "check_replay",
+    "compare",
+    "load_config",
     "read_items",
     "read_personas",
     "read_pool",
     "read_trees",
     "sample_personas",
+    "simulate",
     "write_items",
     "write_personas",
 ]
@@ -145,3 +257,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULE:
         return getattr(import_module(f"aloe_agents.{_MODULE[name]}"), name)
     raise AttributeError(f"module 'aloe_agents' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

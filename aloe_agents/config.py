@@ -15,9 +15,10 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from aloe_agents.errors import ConfigError
+from aloe_agents.model import RESERVED
 from aloe_agents.models.http import is_loopback
 from aloe_agents.text import one_line
 
@@ -26,6 +27,8 @@ SCRIPTED = "scripted"
 SCRIPTED_MODELS = (SCRIPTED, "scripted-generic", "scripted-adaptive")
 """Always there, too, as models to be evaluated: one answers everybody the same, one takes up what its user told."""
 AUTO: Final = "auto"
+EXPANSIONS = ("random-path", "full", "beam")
+CLIENTS = ("http", "openai", "azure")
 BUILT_IN_ROLES = ("role_player", "induction", "preferred", "rejected", "judge", "generator", "candidate")
 NEEDED_ROLES = BUILT_IN_ROLES[:4]
 """Of a run that builds data."""
@@ -54,13 +57,20 @@ class RunTable(_Table):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     turns: Positive = 10
     """K: turns of a conversation."""
-    expansion: Literal["random-path", "full", "beam"] = "random-path"
+    cast: list[str] | None = None
+    """The roles that take part; default: the paper's four and every other role of the file."""
+    labels: list[str] = ["preferred", "rejected"]
+    """The answers that the expansion chooses among."""
+    expansion: str = "random-path"
+    """``random-path``, ``full``, ``beam``, or ``module:Class``."""
     depth: Positive = 2
-    """Of a full expansion: how many turns branch."""
+    """How many turns branch, in a full expansion."""
     width: Positive = 2
-    """Of a beam."""
+    """How many nodes a beam keeps."""
     live: Positive | Literal["auto"] = AUTO
     """Conversations at once, counted by their open leaves; ``auto``: four times what the endpoints take."""
+    personas: str | list[dict[str, Any]] | None = None
+    """A JSONL file of personas, relative to the configuration, or the personas themselves."""
 
 
 class PriceTable(_Table):
@@ -76,9 +86,11 @@ class EndpointTable(_Table):
     base_url: str | list[str] = ""
     """One URL, or one for each replica."""
     model: str = ""
-    client: Literal["http", "openai", "azure"] = "http"
-    """How it is reached: directly, or through the openai SDK where its authentication is needed (base_url is then the
-    resource's, without /v1, for Azure)."""
+    client: str = "http"
+    """How it is reached: ``http`` (directly), ``openai`` or ``azure`` (through the openai SDK, where its authentication is
+    needed; for Azure base_url is the resource's, without /v1), or ``module:Class``, a ChatModel."""
+    options: dict[str, Any] = {}
+    """Further arguments of a client's class."""
     api_version: str | None = None
     """Azure's."""
     api_key_env: str | None = None
@@ -97,6 +109,7 @@ class EndpointTable(_Table):
 
     @property
     def urls(self) -> tuple[str, ...]:
+        """The URLs of its replicas."""
         return (self.base_url,) if isinstance(self.base_url, str) else tuple(self.base_url)
 
 
@@ -145,6 +158,16 @@ class Config(_Table):
     pool: PoolTable = PoolTable()
     endpoints: dict[str, EndpointTable] = {}
     roles: dict[str, RoleTable] = {}
+    _folder: Path | None = PrivateAttr(None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the file that it was read from: classes of ``module:Class`` are looked for there first."""
+        return self._folder
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, wherever they were read from."""
+        return isinstance(other, Config) and self.model_dump() == other.model_dump()
 
     def to_toml(self) -> str:
         """The resolved configuration. It holds no secret, since none can be in it."""
@@ -152,47 +175,83 @@ class Config(_Table):
 
 
 def load_config(
-    path: Path | None = None, overrides: Mapping[str, Any] | None = None, needed: Sequence[str] = NEEDED_ROLES
+    path: Path | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    needed: Sequence[str] = NEEDED_ROLES,
 ) -> Config:
     """The configuration in ``path`` (none: all defaults), with dotted ``overrides`` (``{"run.turns": 3}``) on top.
 
-    ``needed`` are the roles without which there is nothing to do; those that have no part in it are left out.
+    ``needed`` are the roles without which there is nothing to do; roles that have no part in it are left out. A file that
+    names its own ``run.cast`` needs those instead.
 
     Raises ConfigError for whatever cannot be used.
     """
+    path = None if path is None else Path(path)
     where = str(path) if path else "the configuration"
-    table: dict[str, Any] = {}
-    if path:
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from None
+    table = _table_of(path)
     bare = not table.get("roles") and not table.get("endpoints")
-    for dotted, value in (overrides or {}).items():
+    _override(table, overrides or {})
+    try:
+        config = Config.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error)}") from None
+    needed = _needed(config, needed)
+    if bare and not config.endpoints:
+        config = config.model_copy(update={"roles": _with_scripted(config, needed)})
+    _check(config, where, needed)
+    base = path.parent if path else Path()
+    roles = {name: _resolved(config.roles[name], base) for name in _taking_part(config, needed)}
+    run = config.run
+    if isinstance(run.personas, str):
+        run = run.model_copy(update={"personas": str((base / run.personas).absolute())})
+    config = config.model_copy(update={"roles": roles, "run": run})
+    config._folder = path.parent.absolute() if path else None
+    return config
+
+
+def _table_of(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def _override(table: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
         inner = table
         for parent in parents:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
-                raise ConfigError(f"{dotted} cannot be set: {parent} is no table")
+                raise ConfigError(f"cannot set {dotted}: {parent} is not a table")
         inner[last] = value
-    try:
-        config = Config.model_validate(table)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(error)}") from None
-    if bare and not config.endpoints:
-        roles = _scripted_roles(config.run.expansion, needed)
-        for name, role in config.roles.items():
-            plain = role.endpoint is None and role.class_ is None
-            roles[name] = role.model_copy(update={"endpoint": SCRIPTED}) if plain else role
-        config = config.model_copy(update={"roles": roles})
-    _check(config, where, needed)
-    base, unused = path.parent if path else Path(), _UNUSED.get(tuple(needed), ())
-    kept = [n for n in config.roles if (n in POOL_ROLES if tuple(needed) == POOL_ROLES else n not in unused)]
-    roles = {name: _resolved(config.roles[name], base) for name in kept}
-    return config.model_copy(update={"roles": roles})
+
+
+def _needed(config: Config, needed: Sequence[str]) -> Sequence[str]:
+    """The roles without which there is nothing to do: those of the file's own cast, if it names one."""
+    own = config.run.cast is not None and tuple(needed) == NEEDED_ROLES
+    return tuple(config.run.cast or ()) if own else needed
+
+
+def _with_scripted(config: Config, needed: Sequence[str]) -> dict[str, RoleTable]:
+    """Roles for a configuration without endpoints: the scripted model plays all that have no class of their own."""
+    roles = _scripted_roles(config.run.expansion, needed)
+    for name, role in config.roles.items():
+        plain = role.endpoint is None and role.class_ is None
+        roles[name] = role.model_copy(update={"endpoint": SCRIPTED}) if plain else role
+    return roles
+
+
+def _taking_part(config: Config, needed: Sequence[str]) -> list[str]:
+    """The names of the roles that take part, in the order of the file, or of ``run.cast``."""
+    if config.run.cast is not None and tuple(needed) == tuple(config.run.cast):
+        return list(config.run.cast)
+    unused = _UNUSED.get(tuple(needed), ())
+    return [n for n in config.roles if (n in POOL_ROLES if tuple(needed) == POOL_ROLES else n not in unused)]
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -236,43 +295,83 @@ def _resolved(role: RoleTable, base: Path) -> RoleTable:
 
 def _check(config: Config, where: str, needed: Sequence[str]) -> None:
     """What concerns more than one table."""
-    known = {*config.endpoints, *SCRIPTED_MODELS}
+    _check_run(config.run, where)
     for name, endpoint in config.endpoints.items():
-        if name in SCRIPTED_MODELS:
-            raise ConfigError(f"{where}: the endpoint name {name!r} is taken by the built-in model")
-        if not endpoint.urls or not all(endpoint.urls):
-            raise ConfigError(f'{where}: endpoint {name!r} has no URL; add base_url = "http://HOST:PORT/v1"')
-        for url in endpoint.urls:
-            if "@" in url.partition("://")[2].partition("/")[0]:
-                raise ConfigError(f"{where}: endpoint {name!r}: a URL holds no key; name its variable in api_key_env")
-            if "?" in url or "#" in url:
-                raise ConfigError(
-                    f"{where}: endpoint {name!r}: a URL ends with its path, and what follows ? or # could be a key"
-                )
-            if not _is_http(url):
-                raise ConfigError(f"{where}: endpoint {name!r}: {url!r} is no http or https URL")
-        if not endpoint.model:
-            raise ConfigError(f"{where}: endpoint {name!r} has no model")
-        if (endpoint.client == "azure") is not bool(endpoint.api_version):
-            raise ConfigError(f'{where}: endpoint {name!r}: api_version goes with client = "azure", and that needs it')
-        if endpoint.api_key_env and not endpoint.api_key_env.isidentifier():
-            raise ConfigError(
-                f"{where}: endpoint {name!r}: api_key_env is the name of a variable, never the key itself"
-            )
-    for name in [*needed, *(["judge"] if config.run.expansion == "beam" and "role_player" in needed else [])]:
+        _check_endpoint(name, endpoint, where)
+    needs_judge = config.run.expansion == "beam" and "role_player" in needed
+    for name in [*needed, *(["judge"] if needs_judge else [])]:
         if name not in config.roles:
+            if config.run.cast is not None and name in config.run.cast:
+                raise ConfigError(f"{where}: run.cast names the role {name!r}, but there is no [roles.{name}]")
             raise ConfigError(f"{where}: role {name!r} has no endpoint; add [roles.{name}] with endpoint = ...")
     for name, role in config.roles.items():
-        if role.class_ is None and name not in BUILT_IN_ROLES:
-            raise ConfigError(f"{where}: no built-in role is called {name!r}{_nearest(name, BUILT_IN_ROLES)}; "
-                              "a role of one's own needs class = \"module:Class\"")  # fmt: skip
-        if role.class_ is None and role.endpoint is None:
-            raise ConfigError(f"{where}: role {name!r} has no endpoint")
-        if role.endpoint is not None and role.endpoint not in known:
+        _check_role(name, role, {*config.endpoints, *SCRIPTED_MODELS}, where)
+
+
+def _check_run(run: RunTable, where: str) -> None:
+    if run.expansion not in EXPANSIONS and ":" not in run.expansion:
+        raise ConfigError(
+            f"{where}: run.expansion: {run.expansion!r} is neither {' nor '.join(EXPANSIONS)} nor module:Class"
+        )
+    if not run.labels or len(set(run.labels)) < len(run.labels) or not all(run.labels):
+        raise ConfigError(f"{where}: run.labels must be one or more different names, not {run.labels!r}")
+    if bad := [label for label in run.labels if "/" in label or not label.isprintable()]:
+        raise ConfigError(f"{where}: run.labels: {bad[0]!r} cannot be a label (no slash, only printable characters)")
+    if run.cast is not None and (not run.cast or len(set(run.cast)) < len(run.cast)):
+        raise ConfigError(f"{where}: run.cast must name one or more different roles, not {run.cast!r}")
+
+
+def _check_endpoint(name: str, endpoint: EndpointTable, where: str) -> None:
+    where = f"{where}: endpoint {name!r}"
+    if name in SCRIPTED_MODELS:
+        raise ConfigError(f"{where}: the name is taken by the built-in model")
+    _check_sampling(endpoint.sampling, where)
+    if endpoint.client not in CLIENTS:
+        if ":" not in endpoint.client:
             raise ConfigError(
-                f"{where}: role {name!r} uses the endpoint {role.endpoint!r}, which does not exist"
-                f"{_nearest(role.endpoint, known)}"
+                f"{where}: client {endpoint.client!r} is neither {' nor '.join(CLIENTS)} nor module:Class"
             )
+        return
+    if endpoint.options:
+        raise ConfigError(f'{where}: options go with client = "module:Class"')
+    if not endpoint.urls or not all(endpoint.urls):
+        raise ConfigError(f'{where} has no URL; add base_url = "http://HOST:PORT/v1"')
+    for url in endpoint.urls:
+        _check_url(url, where)
+    if not endpoint.model:
+        raise ConfigError(f"{where} has no model")
+    if (endpoint.client == "azure") is not bool(endpoint.api_version):
+        raise ConfigError(f'{where}: client = "azure" and api_version go together')
+    if endpoint.api_key_env and not endpoint.api_key_env.isidentifier():
+        raise ConfigError(f"{where}: api_key_env is the name of a variable, never the key itself")
+
+
+def _check_url(url: str, where: str) -> None:
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ConfigError(f"{where}: a URL cannot hold a key; name its variable in api_key_env")
+    if "?" in url or "#" in url:
+        raise ConfigError(f"{where}: a URL ends with its path; what follows ? or # could be a key")
+    if not _is_http(url):
+        raise ConfigError(f"{where}: {url!r} is not an http(s) URL")
+
+
+def _check_role(name: str, role: RoleTable, known: set[str], where: str) -> None:
+    if role.class_ is None and name not in BUILT_IN_ROLES:
+        raise ConfigError(f"{where}: no built-in role is called {name!r}{_nearest(name, BUILT_IN_ROLES)}; "
+                          "your own role needs class = \"module:Class\"")  # fmt: skip
+    if role.class_ is None and role.endpoint is None:
+        raise ConfigError(f"{where}: role {name!r} has no endpoint")
+    if role.endpoint is not None and role.endpoint not in known:
+        raise ConfigError(
+            f"{where}: role {name!r} uses the endpoint {role.endpoint!r}, which does not exist"
+            f"{_nearest(role.endpoint, known)}"
+        )
+    _check_sampling(role.sampling, f"{where}: role {name!r}")
+
+
+def _check_sampling(sampling: Mapping[str, object], where: str) -> None:
+    if taken := [name for name in RESERVED if name in sampling]:
+        raise ConfigError(f"{where}: sampling cannot hold {taken[0]!r}: the framework sets it itself")
 
 
 def _is_http(url: str) -> bool:
@@ -295,6 +394,8 @@ def _explain(error: ValidationError) -> str:
     wanted = "input should be a table" if problem["type"] in ("model_type", "dict_type") else problem["msg"].lower()
     if location[2:3] == ["base_url"]:  # of its two types pydantic speaks of one
         location, wanted = location[:3], "input should be a URL or a list of URLs"
+    elif location[:2] == ["run", "personas"]:
+        location, wanted = location[:2], "input should be a file's path or a list of personas"
     elif location[-2:-1] in (["live"], ["capacity"]):
         *location, kind = location
         if kind != "constrained-int" or type(problem["input"]) is not int:

@@ -1,37 +1,70 @@
 """What is said on the bus.
 
 1. A message is a small frozen dataclass at an address: its kind, its path, its label.
-2. The path is the labels chosen so far: ``()`` is the first turn, ``("preferred",)`` the turn after the
-   preferred answer. It names a node of the conversation's tree.
+2. The path is the labels chosen so far: ``()`` is the first turn, ``("preferred",)`` the turn after the preferred
+   answer. It names a node of the conversation's tree.
 3. The label tells apart several messages of one kind at one node.
 4. An address is assigned once in a conversation. That is what makes a run independent of its schedule.
 
-A role defines a kind of its own by subclassing :class:`Message` with ``@dataclass(frozen=True, kw_only=True)``;
-it is journaled, shown and put into the tree like the built-in ones.
+A role says ``Answered(label="preferred", text=text)``. The bus fills in where it stands: conversation, path and label
+are those of the message that the role heard, unless the role names others.
+
+Define a kind by subclassing :class:`Message` with ``@dataclass(frozen=True, kw_only=True)``. It is journaled, shown and
+put into the tree like the built-in ones. Its name is how journals and trees know it, so it must be unique.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+import sys
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self
 
+from aloe_agents.errors import ConfigError
 from aloe_agents.personas import Persona
 
 NodePath = tuple[str, ...]
 Address = tuple[str, NodePath, str]
 
 
+class _SamePath(tuple[str, ...]):
+    """The path of whatever the role heard."""
+
+
+class _SameLabel(str):
+    """The label of whatever the role heard."""
+
+    __slots__ = ()
+
+
+_SAME_PATH: NodePath = _SamePath()
+_SAME_LABEL: str = _SameLabel()
+_KINDS: dict[str, type[Message]] = {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One thing said in one conversation at one node."""
+    """One thing said in one conversation at one node.
 
-    conversation: str
-    path: NodePath = ()
-    label: str = ""
+    Defining a second kind of the same name raises ConfigError, naming the modules of both.
+    """
+
+    conversation: str = ""
+    path: NodePath = _SAME_PATH
+    label: str = _SAME_LABEL
 
     observed_only: ClassVar[bool] = False
     """True for kinds that only observers see: no agent hears them and they take no address."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        known = _KINDS.setdefault(cls.__name__, cls)
+        if known is not cls and not _same_definition(known, cls):
+            raise ConfigError(
+                f"the message kind {cls.__name__} of {cls.__module__} has the name of one in {known.__module__}; "
+                "journals and trees know kinds by name, so rename it"
+            )
+        _KINDS[cls.__name__] = cls
 
     @property
     def address(self) -> Address:
@@ -43,12 +76,16 @@ class Message:
         """The turn of the node, counted from 1."""
         return len(self.path) + 1
 
-    @classmethod
-    def after(cls, heard: Message, /, **fields: Any) -> Self:
-        """A message at the node of ``heard``, under its label unless ``fields`` names another."""
-        return cls(**{"conversation": heard.conversation, "path": heard.path, "label": heard.label} | fields)
+    def at(self, heard: Message) -> Self:
+        """This message where ``heard`` stands: what it leaves open of conversation, path and label is that of ``heard``."""
+        return replace(
+            self,
+            conversation=self.conversation or heard.conversation,
+            path=tuple(heard.path if self.path is _SAME_PATH else self.path),
+            label=str(heard.label if self.label is _SAME_LABEL else self.label),
+        )
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, object]:
         """The kind's own fields, without the address."""
         return {name: getattr(self, name) for name in _own_fields(type(self))}  # type: ignore[arg-type]  # classes are hashable
 
@@ -56,6 +93,16 @@ class Message:
 @functools.cache
 def _own_fields(kind: type) -> tuple[str, ...]:
     return tuple(f.name for f in fields(kind) if f.name not in ("conversation", "path", "label"))
+
+
+def _same_definition(one: type, other: type) -> bool:
+    """Whether two classes are one: a notebook's cell run again, a script that is also imported, ``slots=True``."""
+    if one.__module__ not in sys.modules:  # the first one's module is gone: code that was run from a file or a cell
+        return True
+    if one.__qualname__ != other.__qualname__:
+        return False
+    files = [getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in (one, other)]
+    return one.__module__ == other.__module__ or (files[0] is not None and files[0] == files[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +156,7 @@ class Scored(Message):
     @classmethod
     def of(cls, answer: Answered, *, judge: str, score: float | None) -> Self:
         """The score that ``judge`` gives to ``answer``."""
-        return cls.after(answer, label=cls.label_of(answer.label, judge), score=score)
+        return cls(path=answer.path, label=cls.label_of(answer.label, judge), score=score)
 
 
 @dataclass(frozen=True, kw_only=True)

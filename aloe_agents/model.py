@@ -1,15 +1,15 @@
 """The seam to language models: one coroutine from a :class:`Call` to a :class:`Completion`.
 
-Everything that can be asked is a :class:`ChatModel`: a server behind HTTP, the scripted stand-in, or a class of
-one's own with a ``name`` and a ``chat``. Limits, retries and the journal are added around it (``endpoint``,
-``recorder``); a model knows none of them.
+Anything that answers is a :class:`ChatModel`: a server behind HTTP, the scripted stand-in, or any class with a
+``name`` and a ``chat``. Limits, retries and the journal wrap it (``models.endpoint``, ``runs.recorder``); a model
+knows nothing of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
 
 class ChatMessage(TypedDict):
@@ -17,6 +17,38 @@ class ChatMessage(TypedDict):
 
     role: str
     content: str
+
+
+class Sampling(TypedDict, total=False):
+    """How an answer is drawn: what a call may ask of a server beside its prompt, under the names of the HTTP API.
+
+    It cannot hold what the framework sets itself (:data:`RESERVED`). A server's own parameters that are not listed here
+    go into the endpoint's ``sampling``, which takes any name but the reserved ones.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    max_tokens: int
+    max_completion_tokens: int
+    min_tokens: int
+    stop: str | Sequence[str]
+    seed: int
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    logit_bias: Mapping[str, float]
+    logprobs: bool
+    top_logprobs: int
+    response_format: Mapping[str, object]
+    structured_outputs: Mapping[str, object]
+    reasoning_effort: str
+    chat_template_kwargs: Mapping[str, object]
+
+
+RESERVED = ("model", "messages", "stream", "n")
+"""Parameters of a request that the framework sets itself: no sampling may hold them."""
 
 
 class AttemptLog(Protocol):
@@ -34,8 +66,8 @@ class Call:
     """One chat completion to be made. Made by the bus; models read it and change nothing."""
 
     messages: tuple[ChatMessage, ...]
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    """Temperature, max_tokens, seed and so on: sent as they stand, under the names of the HTTP API."""
+    sampling: Mapping[str, object] = field(default_factory=dict)
+    """Temperature, max_tokens, seed and so on, sent as they stand (:class:`Sampling`)."""
     key: str = ""
     """The call's identity in the journal, sent as Idempotency-Key."""
     conversation: str = ""

@@ -6,17 +6,28 @@ held), and an id that is unique in a run.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.files import replacing, text_lines
 from aloe_agents.text import as_text, kind_of, storable
+
+
+class Exchange(NamedTuple):
+    """A past turn: what the user said and the answer that the conversation took up (the paper's m_j, s_j)."""
+
+    user: str
+    answer: str
+    label: str = ""
+    """The answer's label; empty for a persona's opening."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,44 +37,105 @@ class Persona:
     id: str
     profile: str
     personality: str
+    extra: Mapping[str, object] = field(default_factory=dict, hash=False)
+    """Further fields of the persona's record, as JSON values: kept in trees and rows, used by roles that know them."""
+    opening: tuple[Exchange, ...] = ()
+    """Turns that came before the first simulated one. They are history to every role, and no turns of the tree."""
+
+    def to_json(self) -> dict[str, object]:
+        """The persona as a JSON object; ``extra`` and ``opening`` only where there is something in them."""
+        value: dict[str, object] = {"id": self.id, "profile": self.profile, "personality": self.personality}
+        if self.extra:
+            value["extra"] = dict(self.extra)
+        if self.opening:
+            value["opening"] = [{"user": past.user, "assistant": past.answer} for past in self.opening]
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Persona:
+        """The persona that ``to_json`` wrote. Raises ConfigError, naming the field, for anything else."""
+        extra = value.get("extra") or {}
+        if not isinstance(extra, dict):
+            raise ConfigError(f"the persona's extra is {kind_of(extra)}, not an object")
+        return cls(
+            id=_any_text(value, "id"),
+            profile=_any_text(value, "profile"),
+            personality=_any_text(value, "personality"),
+            extra=extra,
+            opening=_opening(value.get("opening"), "the persona"),
+        )
+
+
+def check_ids(personas: Iterable[Persona]) -> None:
+    """Raise ConfigError where two personas share an id: a conversation is known by its persona's id."""
+    seen: set[str] = set()
+    for persona in personas:
+        if persona.id in seen:
+            raise ConfigError(f"two personas have the id {persona.id!r}; ids must be unique in a run")
+        seen.add(persona.id)
+
+
+def personas_digest(personas: Iterable[Persona]) -> str:
+    """Sixteen hex digits that two lists share if and only if they hold the same personas in the same order."""
+    digest = hashlib.sha256()
+    for persona in personas:
+        digest.update(repr((persona.id, persona.profile, persona.personality)).encode())
+        if persona.extra or persona.opening:
+            digest.update(orjson.dumps(persona.to_json(), option=orjson.OPT_SORT_KEYS))
+    return digest.hexdigest()[:16]
 
 
 def read_personas(path: Path | str) -> list[Persona]:
-    """The personas of a JSONL file: objects with ``profile`` and ``personality``; ``id`` is optional.
+    """The personas of a JSONL file: objects with ``profile`` and ``personality``.
 
-    A persona without an id is called by its place in the file (``p00001`` is the first).
+    ``id`` is optional: without one a persona is named after its place in the file (``p00001`` is the first).
+    ``opening`` is optional too: a list of ``{"user": ..., "assistant": ...}``. All other fields are kept in ``extra``.
     Raises ConfigError, naming the line, for anything that is no persona, and for an id that occurs twice.
     """
+    lines = ((f"{path}, line {number}", value) for number, value in _json_lines(Path(path)))
+    if not (personas := personas_of(lines)):
+        raise ConfigError(f"{path} holds no persona")
+    return personas
+
+
+def personas_of(values: Iterable[tuple[str, object]]) -> list[Persona]:
+    """The personas in JSON values, each given with where it stands; fields as in :func:`read_personas`.
+
+    Raises ConfigError, naming the place, for a value that is no persona, and for an id that occurs twice.
+    """
     personas: list[Persona] = []
-    seen: dict[str, int] = {}
+    seen: dict[str, str] = {}
     shared: dict[str, str] = {}  # one profile is in many personas, and in memory once
-    for line, value in _json_lines(Path(path)):
-        where = f"{path}, line {line}"
+    for where, value in values:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: a persona is an object with profile and personality, not {kind_of(value)}")
         texts = {
             name: as_text(value.get(name), f"{where}: the persona's {name}") for name in ("profile", "personality")
         }
-        id = value.get("id")
-        if isinstance(id, bool) or not isinstance(id, str | int | None):
-            raise ConfigError(f"{where}: the persona's id is {kind_of(id)}, not a text or a whole number")
-        name = f"p{len(personas) + 1:05d}" if id in (None, "") else storable(str(id))
-        if len(name) > 200 or not name.isprintable() or name.isspace():
-            raise ConfigError(f"{where}: an id is at most 200 printable characters")
+        name = _id_of(value.get("id"), f"p{len(personas) + 1:05d}", where)
         if name in seen:
-            raise ConfigError(f"{where}: the id {name!r} is taken by line {seen[name]}")
-        seen[name] = line
-        personas.append(Persona(id=name, **{part: shared.setdefault(text, text) for part, text in texts.items()}))
-    if not personas:
-        raise ConfigError(f"{path} holds no persona")
+            raise ConfigError(f"{where}: the id {name!r} is taken by {seen[name].rpartition(', ')[2]}")
+        seen[name] = where
+        known = {"id", "profile", "personality", "opening", "extra"}
+        nested = value.get("extra")
+        extra = {**(nested if isinstance(nested, dict) else {}), **{k: v for k, v in value.items() if k not in known}}
+        personas.append(
+            Persona(
+                id=name,
+                profile=shared.setdefault(texts["profile"], texts["profile"]),
+                personality=shared.setdefault(texts["personality"], texts["personality"]),
+                extra=extra,
+                opening=_opening(value.get("opening"), where),
+            )
+        )
     return personas
 
 
-def write_personas(path: Path, personas: Iterable[Persona]) -> None:
+def write_personas(path: Path | str, personas: Iterable[Persona]) -> None:
     """Write ``personas`` as :func:`read_personas` reads them. Raises ConfigError where the file cannot be written."""
-    with replacing(path) as file:
+    with replacing(Path(path)) as file:
         for persona in personas:
-            file.write(orjson.dumps(persona, option=orjson.OPT_APPEND_NEWLINE))
+            file.write(orjson.dumps(persona.to_json(), option=orjson.OPT_APPEND_NEWLINE))
 
 
 def sample_personas(profiles: Sequence[str], personalities: Sequence[str], count: int, seed: int) -> list[Persona]:
@@ -105,3 +177,36 @@ def _json_lines(path: Path) -> Iterator[tuple[int, object]]:
             yield number, orjson.loads(line)
         except orjson.JSONDecodeError as error:
             raise ConfigError(f"{path}, line {number} is not JSON: {error}") from None
+
+
+def _id_of(given: object, default: str, where: str) -> str:
+    if isinstance(given, bool) or not isinstance(given, str | int | None):
+        raise ConfigError(f"{where}: the persona's id is {kind_of(given)}, not a text or a whole number")
+    name = default if given in (None, "") else storable(str(given))
+    if len(name) > 200 or not name.isprintable() or name.isspace():
+        raise ConfigError(f"{where}: an id is at most 200 printable characters")
+    return name
+
+
+def _opening(value: object, where: str) -> tuple[Exchange, ...]:
+    """The turns of a persona's ``opening``."""
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise ConfigError(f"{where}: the persona's opening is {kind_of(value)}, not a list of user and assistant turns")
+    turns = []
+    for number, turn in enumerate(value, 1):
+        if not isinstance(turn, dict):
+            raise ConfigError(f"{where}: turn {number} of the opening is {kind_of(turn)}, not an object")
+        what = f"{where}: turn {number} of the opening: its"
+        turns.append(
+            Exchange(as_text(turn.get("user"), f"{what} user"), as_text(turn.get("assistant"), f"{what} assistant"))
+        )
+    return tuple(turns)
+
+
+def _any_text(value: Mapping[str, object], name: str) -> str:
+    """A text that may be empty: the rounds of a pool's growth have a persona without a profile."""
+    if not isinstance(text := value.get(name), str):
+        raise ConfigError(f"the persona's {name} is {'missing' if text is None else kind_of(text) + ', not a text'}")
+    return text

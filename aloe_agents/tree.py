@@ -34,6 +34,15 @@ class Entry(NamedTuple):
         return cls(message.path, type(message).__name__, message.label, message.body())
 
 
+class Cause(NamedTuple):
+    """Why a conversation failed: the failure that decided it, in its own words."""
+
+    reason: str
+    agent: str
+    turn: int
+    error: str
+
+
 @dataclass(slots=True)
 class Answer:
     """One answer to a user's message."""
@@ -75,23 +84,30 @@ class Tree:
     turns: list[Turn] = field(default_factory=list)
     """Depth first, by path."""
     usage: dict[str, int] = field(default_factory=dict)
+    failure: Cause | None = None
+    """Why the conversation failed, if it did: the failure that decided it."""
 
     def history(self, path: NodePath) -> list[tuple[str, str]]:
-        """The (user message, chosen answer) pairs on the way to a node (the paper's {m_j, s_j}, j < i)."""
+        """The (user message, chosen answer) pairs on the way to a node (the paper's {m_j, s_j}, j < i).
+
+        The persona's opening comes first.
+        """
         at = {turn.path: turn for turn in self.turns}
         nodes = [(at[path[:depth]], label) for depth, label in enumerate(path)]
-        return [(node.user, node.answers[label].text) for node, label in nodes]
+        opening = [(past.user, past.answer) for past in self.persona.opening]
+        return opening + [(node.user, node.answers[label].text) for node, label in nodes]
 
     def to_json(self) -> bytes:
         """One line, without its end."""
-        persona = {"id": self.persona.id, "profile": self.persona.profile, "personality": self.persona.personality}
+        failure = {"failure": self.failure._asdict()} if self.failure else {}
         return orjson.dumps(
             {
                 "schema": TREE_SCHEMA,
                 "id": self.id,
                 "seed": self.seed,
                 "status": self.status,
-                "persona": persona,
+                **failure,
+                "persona": self.persona.to_json(),
                 "turns": [_turn_json(turn) for turn in self.turns],
                 "usage": self.usage,
             },
@@ -108,45 +124,67 @@ class Tree:
             return cls(
                 id=value["id"],
                 seed=value["seed"],
-                persona=Persona(**value["persona"]),
+                persona=Persona.from_json(value["persona"]),
                 status=value["status"],
                 turns=[_turn_from(turn) for turn in value["turns"]],
                 usage=value.get("usage", {}),
+                failure=Cause(**value["failure"]) if value.get("failure") else None,
             )
+        except ConfigError as error:
+            raise ValueError(f"not a conversation tree ({error})") from None
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a conversation tree ({type(error).__name__}: {error})") from None
 
 
-def build_tree(id: str, seed: int, persona: Persona, status: str, said: Iterable[Entry], usage: dict[str, int]) -> Tree:
-    """The tree of what was said, in whatever order. A node where the user said nothing is no turn."""
+def build_tree(
+    id: str, seed: int, persona: Persona, status: str, said: Iterable[Entry], usage: dict[str, int], reason: str = ""
+) -> Tree:
+    """The tree of what was said, in whatever order. A node where the user said nothing is no turn.
+
+    ``reason`` is why the conversation failed, where it did.
+    """
     nodes: dict[NodePath, Turn] = {}
     rest: list[Entry] = []
+    said = list(said)
     for item in said:
         if item.kind == "UserSaid":
             nodes[item.path] = Turn(path=item.path, user=item.body["text"])
         else:
             rest.append(item)
     for path, kind, label, body in sorted(rest, key=lambda item: (item.path, item.kind, item.label)):
-        if (node := nodes.get(path)) is None:
-            continue
-        match kind:
-            case "Answered":
-                node.answers[label] = Answer(text=body["text"], finish_reason=body["finish_reason"])
-            case "PersonaRevealed":
-                node.revealed = {"profile": body["profile"], "personality": body["personality"]}
-            case "Chosen":
-                node.chosen = tuple(body["labels"])
-            case "Scored":
-                answer, _, judge = label.partition("/")
-                if answer in node.answers:
-                    node.answers[answer].scores[judge] = body["score"]
-            case "Failed":
-                node.failures.append({name: body[name] for name in ("agent", "reason", "error")})
-            case "TurnOpened":
-                pass
-            case _:
-                node.notes.setdefault(kind, {})[label] = body
-    return Tree(id, seed, persona, status, [nodes[path] for path in sorted(nodes)], usage)
+        if (node := nodes.get(path)) is not None:
+            _take_up(node, kind, label, body)
+    cause = cause_of(reason, (item for item in said if item.kind == "Failed")) if status == "failed" else None
+    return Tree(id, seed, persona, status, [nodes[path] for path in sorted(nodes)], usage, cause)
+
+
+def _take_up(node: Turn, kind: str, label: str, body: dict[str, Any]) -> None:
+    match kind:
+        case "Answered":
+            node.answers[label] = Answer(text=body["text"], finish_reason=body["finish_reason"])
+        case "PersonaRevealed":
+            node.revealed = {"profile": body["profile"], "personality": body["personality"]}
+        case "Chosen":
+            node.chosen = tuple(body["labels"])
+        case "Scored":
+            answer, _, judge = label.partition("/")
+            if answer in node.answers:
+                node.answers[answer].scores[judge] = body["score"]
+        case "Failed":
+            node.failures.append({name: body[name] for name in ("agent", "reason", "error")})
+        case "TurnOpened":
+            pass
+        case _:
+            node.notes.setdefault(kind, {})[label] = body
+
+
+def cause_of(reason: str, failures: Iterable[Entry]) -> Cause:
+    """The failure that decided a conversation: the first one with this reason, nearest to the root."""
+    essential = [item for item in failures if item.body["reason"] == reason and item.body["essential"]]
+    if not essential:
+        return Cause(reason, "", 1, "no agent was left to say what the conversation needed next")
+    first = min(essential, key=lambda item: (len(item.path), item.path, item.label))
+    return Cause(reason, first.body["agent"], len(first.path) + 1, first.body["error"])
 
 
 def read_trees(path: Path | str) -> Iterator[Tree]:

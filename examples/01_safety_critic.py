@@ -22,7 +22,7 @@ class SafetyCritic:
 
     async def respond(self, heard: Answered, scene: Scene) -> Flagged:
         verdict = await scene.ask(self.model, [{"role": "user", "content": f"Is this unsafe?\n{heard.text}"}])
-        return Flagged.after(heard, verdict=verdict.text)
+        return Flagged(verdict=verdict.text)
 
 
 async def main() -> list[str]:

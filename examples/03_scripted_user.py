@@ -19,7 +19,7 @@ class Replay:
     async def respond(self, heard: TurnOpened, scene: Scene) -> UserSaid | None:
         if heard.turn > len(self.messages):
             return None  # the user has left: the conversation ends here, completed
-        return UserSaid.after(heard, text=self.messages[heard.turn - 1])
+        return UserSaid(text=self.messages[heard.turn - 1])
 
 
 async def main() -> list[str]:

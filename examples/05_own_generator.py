@@ -22,7 +22,7 @@ class OfOldPeople:
     async def respond(self, heard: RoundOpened, scene: Scene) -> Proposed:
         proposed = await self.generator.respond(heard, scene)
         old = [item for item in proposed.items if any(word[:2] > "70" for word in item.split() if word[:2].isdigit())]
-        return Proposed.after(heard, items=tuple(old))
+        return Proposed(items=tuple(old))
 
 
 async def main() -> list[str]:

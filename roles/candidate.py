@@ -10,7 +10,6 @@ from aloe_agents.engine.agent import Scene
 from aloe_agents.errors import CallFailed, ConfigError, FailureReason
 from aloe_agents.messages import Answered, Message, UserSaid
 from aloe_agents.model import ChatMessage, ChatModel, Completion
-from aloe_agents.roles.rejected import dialogue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class Candidate:
         self.overflow = overflow
 
     async def respond(self, heard: UserSaid, scene: Scene) -> list[Message]:
-        messages: list[ChatMessage] = [*dialogue(scene), {"role": "user", "content": heard.text}]
+        messages: list[ChatMessage] = [*scene.dialogue, {"role": "user", "content": heard.text}]
         cut = 0
         while True:
             try:
@@ -55,8 +54,8 @@ class Candidate:
                     raise
                 messages, cut = messages[2:], cut + 1
         text, reason = answer.text.strip(), answer.finish_reason
-        said: list[Message] = [HistoryCut.after(heard, turns=cut)] if cut else []
-        return [*said, Answered.after(heard, label="candidate", text=text, finish_reason=reason)]
+        said: list[Message] = [HistoryCut(turns=cut)] if cut else []
+        return [*said, Answered(label="candidate", text=text, finish_reason=reason)]
 
     async def _ask(self, scene: Scene, messages: list[ChatMessage]) -> Completion:
         if self.system is None:

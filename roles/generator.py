@@ -44,10 +44,10 @@ class Generator:
         for _ in range(self.attempts):
             answer = await scene.ask(self.model, messages)
             if isinstance(heard, SketchGiven):
-                return Proposed.after(heard, items=(" ".join(answer.text.split()),))
+                return Proposed(items=(" ".join(answer.text.split()),))
             if items := split(answer.text, wanted):
                 cut_off = answer.finish_reason == "length" and len(items) > 1
-                return Proposed.after(heard, items=tuple(items[:-1] if cut_off else items))
+                return Proposed(items=tuple(items[:-1] if cut_off else items))
             again = prompt.fill("again", **fields)
             messages = [*messages[:2], {"role": "assistant", "content": answer.text}, again]
         raise Unparsed(f"no list of {wanted} items in {self.attempts} answers; the last was {answer.text!r}")

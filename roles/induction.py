@@ -37,7 +37,7 @@ class Induction:
         for _ in range(self.attempts):
             answer = await scene.ask(self.model, messages)
             if (parts := parse_revealed(answer.text)) is not None:
-                return PersonaRevealed.after(heard, profile=parts[0], personality=parts[1])
+                return PersonaRevealed(profile=parts[0], personality=parts[1])
             again = self.prompt.fill("again", **fields)
             messages = [*messages[:2], {"role": "assistant", "content": answer.text}, again]
         raise Unparsed(f"no 'Profile:' and 'Personalities:' in {self.attempts} answers; the last was {answer.text!r}")

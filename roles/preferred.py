@@ -6,7 +6,6 @@ from aloe_agents import prompts
 from aloe_agents.engine.agent import Scene
 from aloe_agents.messages import Answered, PersonaRevealed, UserSaid
 from aloe_agents.model import ChatModel
-from aloe_agents.roles.rejected import dialogue
 
 
 class Preferred:
@@ -24,5 +23,5 @@ class Preferred:
         message = (await scene.need(UserSaid)).text
         revealed = f"Profile: {heard.profile}\nPersonalities: {heard.personality}"
         asked = self.prompt.fill("user", message=message, revealed=revealed)
-        answer = await scene.ask(self.model, [*dialogue(scene), asked])
-        return Answered.after(heard, label="preferred", text=answer.text.strip(), finish_reason=answer.finish_reason)
+        answer = await scene.ask(self.model, [*scene.dialogue, asked])
+        return Answered(label="preferred", text=answer.text.strip(), finish_reason=answer.finish_reason)

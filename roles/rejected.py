@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aloe_agents.engine.agent import Scene
 from aloe_agents.messages import Answered, UserSaid
-from aloe_agents.model import ChatMessage, ChatModel
+from aloe_agents.model import ChatModel
 
 
 class Rejected:
@@ -18,14 +18,5 @@ class Rejected:
         self.model = model
 
     async def respond(self, heard: UserSaid, scene: Scene) -> Answered:
-        answer = await scene.ask(self.model, [*dialogue(scene), {"role": "user", "content": heard.text}])
-        return Answered.after(heard, label="rejected", text=answer.text.strip(), finish_reason=answer.finish_reason)
-
-
-def dialogue(scene: Scene) -> list[ChatMessage]:
-    """The turns so far as an answering model sees them: the user's messages are the user's."""
-    messages: list[ChatMessage] = []
-    for past in scene.history:
-        messages.append({"role": "user", "content": past.user})
-        messages.append({"role": "assistant", "content": past.answer})
-    return messages
+        answer = await scene.ask(self.model, [*scene.dialogue, {"role": "user", "content": heard.text}])
+        return Answered(label="rejected", text=answer.text.strip(), finish_reason=answer.finish_reason)

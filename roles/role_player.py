@@ -36,7 +36,7 @@ class RolePlayer:
         for _ in range(self.attempts):
             said = await scene.ask(self.model, messages)
             if text := without_stage_directions(said.text):
-                return UserSaid.after(heard, text=text)
+                return UserSaid(text=text)
         raise Unparsed(f"the user said nothing but stage directions, {self.attempts} times: {said.text!r}")
 
 

@@ -6,56 +6,86 @@ Exit codes: 0 done; 1 done with failures, or stopped by an error; 2 unusable arg
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import keyword
+import logging
 import os
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 from aloe_agents import __version__
 from aloe_agents.errors import AloeError, ConfigError
+from aloe_agents.reporting import FirstOfEachKind
 from aloe_agents.text import inert
 
+DEBUG = "aloe_agents.debug"
+
+GROUPS = {
+    "Try it": ("demo", "doctor"),
+    "People": ("personas",),
+    "Conversations": ("simulate", "watch", "status", "export"),
+    "Models": ("serve", "train"),
+    "How well they adapt": ("evaluate", "compare", "judge", "annotate"),
+}
+"""The commands by the way of the data."""
 COMMANDS = {
-    "demo": "The whole method offline in seconds, with the scripted model.",
-    "personas": "Pools of profiles and personalities: grow, import, review, split, sample.",
-    "simulate": "Personas in, conversation trees out; the same command resumes.",
-    "evaluate": "The ALOE benchmark: how well a model adapts to its user.",
-    "compare": "Evaluations side by side: tables, curves, differences beyond chance.",
-    "judge": "Score a finished run again, with another judge.",
-    "train": "SFT and DPO on the trees of a run.",
-    "annotate": "Sheets for people, and how far they agree with the judge.",
+    "demo": "Run the whole method offline in seconds, with a scripted model.",
+    "doctor": "Check what is installed, which endpoints answer, and who hears whom.",
+    "personas": "Grow, import, review, split and sample pools of personas.",
+    "simulate": "Turn personas into conversation trees; the same command resumes.",
     "watch": "Show a running or finished run in the terminal.",
-    "status": "The accounting of a run.",
-    "export": "Write a run's trees in another format.",
+    "status": "Show a run's accounting, and why conversations failed.",
+    "export": "Write a run's trees as training rows or in another format.",
     "serve": "Serve a local model, or the scripted one, until stopped.",
-    "doctor": "What is installed, which endpoints answer, who hears whom.",
+    "train": "Train a model on a run's trees, with SFT or DPO.",
+    "evaluate": "Run the ALOE benchmark: how well does a model adapt to its user?",
+    "compare": "Put evaluations side by side: tables, curves, significant differences.",
+    "judge": "Score a finished run again, with another judge.",
+    "annotate": "Make sheets for human raters, and measure their agreement with the judge.",
 }
 
 
 class Commands(click.Group):
-    """Knows names and help lines by heart, and imports a command when it is called: ``home.NAME``, its ``command``."""
+    """A group that holds names and help lines, and imports a command when it is called: ``home.NAME``, its ``command``.
 
-    def __init__(self, *args: Any, home: str, about: Mapping[str, str], **kwargs: Any) -> None:
+    ``groups`` arranges the help page. Every command takes ``--debug``, ``--quiet`` and ``--log-file``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        home: str,
+        about: Mapping[str, str],
+        groups: Mapping[str, Sequence[str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.home, self.about = home, about
+        self.groups = groups or {"Commands": tuple(about)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the help page."""
         return list(self.about)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, imported now."""
         if cmd_name not in self.about:
             return None
         module = f"{self.home}.{cmd_name}_" if keyword.iskeyword(cmd_name) else f"{self.home}.{cmd_name}"
         command: click.Command = importlib.import_module(module).command
+        _add_common(command)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, with a suggestion for a name that does not exist."""
         if args and args[0] not in self.about and not args[0].startswith("-"):
             import difflib
 
@@ -65,20 +95,84 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(self.about.items()))
+        """The commands and their help lines, group by group."""
+        for title, names in self.groups.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.about[name]) for name in names])
+
+
+def _add_common(command: click.Command) -> None:
+    """Give ``command``, or each command of a group, the options that all commands take."""
+    if isinstance(command, click.Group) and not isinstance(command, Commands):
+        for inner in command.commands.values():
+            _add_common(inner)
+        return
+    there = {option for parameter in command.params for option in parameter.opts}
+    for option in _common():
+        if option.opts[0] not in there:
+            command.params.append(option)
+
+
+def _common() -> list[click.Option]:
+    note: dict[str, Any] = {"expose_value": False, "is_eager": True}
+    return [
+        click.Option(["--quiet"], is_flag=True, callback=_quiet, help="Print nothing but errors.", **note),
+        click.Option(["--log-file"], metavar="FILE", callback=_log_to, help="Also write log messages to FILE.", **note),
+        click.Option(
+            ["--debug"],
+            is_flag=True,
+            callback=_debug,
+            help="Show tracebacks, also of the first failure of each kind.",
+            **note,
+        ),
+    ]
+
+
+def _quiet(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        sys.stdout = ctx.with_resource(open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 the context closes it
+        ctx.call_on_close(_loud)
+
+
+def _loud() -> None:
+    sys.stdout = sys.__stdout__
+
+
+def _debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.find_root().meta[DEBUG] = True
+        logging.getLogger("aloe_agents").setLevel(logging.DEBUG)
+
+
+def _log_to(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is None:
+        return
+    try:
+        handler = logging.FileHandler(value, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {value}: {error.strerror or error}") from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(FirstOfEachKind())
+    logging.getLogger("aloe_agents").addHandler(handler)
+    ctx.call_on_close(lambda: _let_go(handler))
+
+
+def _let_go(handler: logging.Handler) -> None:
+    logging.getLogger("aloe_agents").removeHandler(handler)
+    handler.close()
 
 
 @click.command(
     cls=Commands,
     home="aloe_agents.runners",
     about=COMMANDS,
+    groups=GROUPS,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks.")
 @click.version_option(__version__, prog_name="aloe")
-def aloe(debug: bool) -> None:
-    """Simulate many believable users at once.
+def aloe() -> None:
+    """Simulate many believable users at once, and measure how well models adapt to them.
 
     \b
     Try:  aloe demo
@@ -86,32 +180,65 @@ def aloe(debug: bool) -> None:
     """
 
 
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """Log messages go to standard error in one line each, for as long as the block lasts. What the output's encoding
+    cannot hold is replaced: a run that is over must not end in an error about a character.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+    logger, handler = logging.getLogger("aloe_agents"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("aloe: %(message)s"))
+    handler.addFilter(FirstOfEachKind())
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def main() -> None:
     """The console script."""
-    debug = "--debug" in sys.argv
+    with _reported():
+        sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command that was given. Returns its exit code."""
+    context: click.Context | None = None
+    debug = False
     try:
-        code = aloe.main(prog_name="aloe", standalone_mode=False)
+        with aloe.make_context("aloe", sys.argv[1:]) as context:
+            code = aloe.invoke(context)
+        debug = DEBUG in context.meta
         sys.stdout.flush()
-    except click.exceptions.Abort:
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as left:  # the help page, the version
+        return left.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
         # An interrupt that left an exec(), such as a dataclass's in an import, has `python -m` die of SIGINT whatever became
         # of it since; the next exec() forgets that.
         exec("")  # noqa: S102
-        sys.exit(130)
+        return 130
     except BrokenPipeError:  # aloe ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return 0
     except click.ClickException as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
             error.show()  # the help page
         else:
             click.echo(f"aloe: {_in_one_line(error)}", err=True)
-        sys.exit(2)
-    except Exception as error:
+        return 2
+    except Exception as error:  # noqa: BLE001 whatever it is, one line says it
+        debug = debug or "--debug" in sys.argv
         if debug:
-            raise
+            traceback.print_exc()
         click.echo(f"aloe: {_in_one_line(error)}", err=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
-    sys.exit(code if isinstance(code, int) else 0)
+        return 2 if isinstance(error, ConfigError) else 1
 
 
 def _in_one_line(error: BaseException) -> str:

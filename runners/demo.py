@@ -17,7 +17,8 @@ from aloe_agents.pools.items import read_pool
 from aloe_agents.pools.proposals import KINDS, Kind
 from aloe_agents.runners.evaluate import Model, evaluate, print_comparison, wide
 from aloe_agents.runners.personas.grow import grow
-from aloe_agents.runners.simulate import SETTLED, resume_line, simulate
+from aloe_agents.runners.simulate import simulate
+from aloe_agents.runners.terminal import SETTLED, resume_line
 from aloe_agents.tree import read_trees
 
 

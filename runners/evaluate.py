@@ -43,9 +43,11 @@ from aloe_agents.evaluation.results import (
 )
 from aloe_agents.models.serving import FETCH, LocalModel, last_lines, local_model, served
 from aloe_agents.personas import Persona, read_personas
-from aloe_agents.runners.simulate import check_settings, simulate
+from aloe_agents.runners.simulate import simulate
+from aloe_agents.runners.terminal import told_in_options
 from aloe_agents.runs.journal import differences
 from aloe_agents.runs.reading import Reading
+from aloe_agents.runs.run import check_settings
 from aloe_agents.text import inert
 
 LOG = "vllm.log"
@@ -135,7 +137,8 @@ def command(
     if len({*places}) < len(places):
         raise ConfigError("a model is given twice")
     for model, place in zip(found, places, strict=True):  # all that can be refused is refused before the first is begun
-        check_settings(_candidate(resolved, model, NOWHERE), people, place, force)
+        with told_in_options():
+            check_settings(place, building.settings(_candidate(resolved, model, NOWHERE), people, folder), force)
     worst = 0
     for model, place in zip(found, places, strict=True):
         code = evaluate(
@@ -282,7 +285,7 @@ def _over(config: Config, cases: Sequence[Persona], out: Path) -> bool:
     """Whether the run in ``out`` is this one, and came to its end with all its cases completed."""
     try:
         with contextlib.closing(Reading(out)) as reading:
-            whole = reading.finished is not None and reading.accounting()["completed"] == len(cases)
+            whole = reading.finished is not None and reading.accounting().completed == len(cases)
         return whole and not differences(out, building.settings(config, cases))
     except ConfigError:
         return False
@@ -328,7 +331,7 @@ def _results(
         "user": _identity(config, "role_player"),
         "judged_by": {name: _identity(config, role) for name, role in judges.items()},
         "judges": figures(rows, normalisation),
-        "accounting": {name: accounting[name] for name in counted},
+        "accounting": {name: accounting.to_json()[name] for name in counted},
         "turns_with_cut_history": sum(row["turns_with_cut_history"] for row in rows),
         "settings": settings,
         "versions": _versions(),

@@ -21,10 +21,11 @@ from aloe_agents.evaluation.rejudging import Scores, rejudge, self_agreement
 from aloe_agents.evaluation.results import RESULTS_FILE, cases_digest, cases_of, figures, read_results, write_results
 from aloe_agents.files import replacing
 from aloe_agents.personas import Persona
-from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
+from aloe_agents.runners.terminal import interrupts, loop_runner, resume_line
 from aloe_agents.runs.journal import Journal, differences
 from aloe_agents.runs.reading import TREES
 from aloe_agents.runs.recorder import Recorder
+from aloe_agents.runs.run import describe
 from aloe_agents.tree import Tree, read_trees
 
 FOLDER = "judged"
@@ -97,10 +98,7 @@ async def _judged(
 ) -> Scores | None:
     endpoints = building.build_endpoints(config)
     (judge,) = building.build_cast(config, endpoints, path.parent.absolute() if path else None)
-    described = {
-        name: {"model": endpoint.name, "capacity": endpoint.limits.capacity, "price": endpoint.price}
-        for name, endpoint in endpoints.items()
-    }
+    described = {name: describe(endpoint) for name, endpoint in endpoints.items()}
     await journal.claim(seed=0, turns=1, requested=len(trees) * passes, settings=settings, endpoints=described)
     buses: list[Bus] = []
     task = asyncio.create_task(

@@ -21,7 +21,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -40,8 +40,9 @@ from aloe_agents.models.limits import Leases
 from aloe_agents.personas import Persona
 from aloe_agents.runs.journal import Journal, Statement
 from aloe_agents.runs.progress import Snapshot
-from aloe_agents.runs.reading import Reading
+from aloe_agents.runs.reading import TREES, Reading, write_trees
 from aloe_agents.runs.recorder import END, Recorder
+from aloe_agents.runs.run import describe
 
 SHARD = 16  # personas that a worker takes at a time
 REPORT = 0.25  # seconds between two reports of a worker on its slots
@@ -63,7 +64,7 @@ class Ledger:
         self.queue = deque(persona for persona in personas if persona.id not in done)
         self.held: dict[int, dict[str, Persona]] = {}
         self.sent: dict[tuple[int, int], int] = {}
-        self.leases = {name: Leases(e["capacity"]) for name, e in claim["endpoints"].items() if e["capacity"]}
+        self.leases = {name: Leases(e.capacity) for name, e in claim["endpoints"].items() if e.capacity}
         return journal.origin, journal.over and not self.queue
 
     async def take(self, worker: int, count: int) -> list[Persona]:
@@ -232,11 +233,14 @@ class Cluster:
     stopped: bool = False
     idle: bool = False
     _live: dict[int, Any] = field(default_factory=dict)
-    _ended: bool = False
+    ended: bool = False
+    unread_judges: list[str] = field(default_factory=list)
     _ledger: Any = None
     _reading: Any = None
+    _last: Any = None
 
     async def open(self, claim: dict[str, Any]) -> None:
+        """Start the cluster, ledger and journal. Raises ConfigError where that cannot be."""
         local = {} if self.address else {"num_cpus": self.workers or os.cpu_count(), "include_dashboard": False}
         try:
             ray.init(self.address, log_to_driver=not sys.stdout.isatty(), logging_level="ERROR", **local)
@@ -250,27 +254,30 @@ class Cluster:
         self._reading = Reading(self.out)
 
     async def run(self) -> None:
+        """Hold all conversations. Raises Fatal if one ended the run."""
         kept = (self._keep(first) for first in range(self.workers))
         for error in filter(None, await asyncio.gather(*kept, return_exceptions=True)):
             raise error
 
     def stop(self) -> None:
+        """Ask nothing more; what is in flight lands."""
         self.stopped = True
         for actor in (self._ledger, *self._live.values()):
             actor.stop.remote()
 
     def snapshot(self, finished: bool = False) -> Snapshot:
-        return cast(Snapshot, self._reading.snapshot())
-
-    async def finish(self) -> None:
-        self._ended = True
+        """The run now, from its journal."""
+        return cast(Snapshot, self._reading.snapshot() if self._reading else self._last)
 
     async def close(self) -> None:
+        """Let go of journal and cluster."""
         if self._reading:
+            self._last = self._reading.snapshot()
             self._reading.close()
+            self._reading = None
         if self._ledger:
             with contextlib.suppress(RayError):  # one that is lost; why has been said
-                await self._ledger.close.remote(self._ended)
+                await self._ledger.close.remote(self.ended)
         ray.shutdown()
 
     async def _keep(self, first: int) -> None:
@@ -295,6 +302,33 @@ class Cluster:
             finally:
                 del self._live[number]
         raise Fatal(f"{LIVES} workers in a row were lost; the same command goes on from here")
+
+
+async def simulate(
+    cluster: Cluster, settings: Mapping[str, str], endpoints: Mapping[str, Endpoint], on_open: Callable[[Cluster], None]
+) -> None:
+    """Hold all conversations on ``cluster``, write the trees, and note the end unless the run was stopped."""
+    claim = {
+        "seed": cluster.config.run.seed,
+        "turns": cluster.config.run.turns,
+        "requested": len(cluster.personas),
+        "settings": settings,
+        "endpoints": {name: describe(endpoint) for name, endpoint in endpoints.items()},
+    }
+    try:
+        await cluster.open(claim)
+        on_open(cluster)
+        try:
+            await cluster.run()
+        except Fatal:
+            with contextlib.suppress(ConfigError):
+                write_trees(cluster.out)
+            raise
+        if not cluster.idle or not (cluster.out / TREES).exists():
+            cluster.unread_judges = write_trees(cluster.out).unread
+        cluster.ended = not cluster.stopped
+    finally:
+        await cluster.close()
 
 
 def _said(error: BaseException) -> str:  # without the traceback that Ray puts around it

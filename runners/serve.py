@@ -13,7 +13,7 @@ import click
 
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.models.serving import last_lines, local_model, served
-from aloe_agents.runners.simulate import loop_runner
+from aloe_agents.runners.terminal import loop_runner
 from aloe_agents.text import inert
 
 CHECKED = 5.0

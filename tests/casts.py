@@ -42,7 +42,7 @@ def paper_cast(model: ChatModel) -> list[Agent]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flagged(Message):
+class Noticed(Message):
     verdict: str
 
 
@@ -54,9 +54,9 @@ class Critic:
     def __init__(self, model: ChatModel) -> None:
         self.model = model
 
-    async def respond(self, heard: Answered, scene: Scene) -> Flagged:
+    async def respond(self, heard: Answered, scene: Scene) -> Noticed:
         verdict = await scene.ask(self.model, [{"role": "user", "content": f"flag? {heard.text}"}])
-        return Flagged.after(heard, verdict=f"{verdict.text} {scene.rng.random():.3f}")
+        return Noticed(verdict=f"{verdict.text} {scene.rng.random():.3f}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Pairwise:
             (await scene.need(Scored, Scored.label_of(label, "judge"))).score for label in (one.label, other.label)
         ]
         asked = await scene.ask(self.model, [{"role": "user", "content": f"{one.text} or {other.text}?"}])
-        return Compared.after(heard, better=asked.text, scores=(scores[0], scores[1]))
+        return Compared(better=asked.text, scores=(scores[0], scores[1]))
 
 
 def full_cast(model: ChatModel) -> list[Agent]:

@@ -18,7 +18,7 @@ from aloe_agents.models.endpoint import Endpoint, Limits
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer
 from aloe_agents.testing import run_virtual
 from aloe_agents.tree import Tree
-from tests.casts import Critic, Digest, Flagged, full_cast, paper_cast, people
+from tests.casts import Critic, Digest, Noticed, full_cast, paper_cast, people
 
 
 async def play(cast: list[Agent], expansion: Any = None, count: int = 4, turns: int = 4, **options: Any) -> list[Tree]:
@@ -78,7 +78,7 @@ async def test_an_essential_role_that_fails_fails_the_conversation_but_for_answe
     class Fails(Critic):
         essential = True
 
-        async def respond(self, heard: Answered, scene: Scene) -> Flagged:
+        async def respond(self, heard: Answered, scene: Scene) -> Noticed:
             if heard.label == "rejected":
                 raise ZeroDivisionError
             return await super().respond(heard, scene)
@@ -104,7 +104,7 @@ def test_what_a_role_left_behind_when_it_failed_holds_nobody_up() -> None:
 
         hears = (UserSaid,)  # type: ignore[assignment]
 
-        async def respond(self, heard: UserSaid, scene: Scene) -> Flagged:  # type: ignore[override]
+        async def respond(self, heard: UserSaid, scene: Scene) -> Noticed:  # type: ignore[override]
             async def fail() -> None:
                 await asyncio.sleep(0.001)
                 raise ZeroDivisionError
@@ -172,8 +172,8 @@ class Joining(PlainRejected):
 
     name = "joining"
 
-    async def respond(self, heard: UserSaid, scene: Scene) -> Flagged:  # type: ignore[override]
-        return Flagged.after(heard, verdict=(await scene.need(Answered, "rejected")).text)
+    async def respond(self, heard: UserSaid, scene: Scene) -> Noticed:  # type: ignore[override]
+        return Noticed(verdict=(await scene.need(Answered, "rejected")).text)
 
 
 @pytest.mark.parametrize("others", [(PlainRejected,), (SilentRejected,), (PlainRejected, Joining)])
@@ -190,7 +190,7 @@ class Waiting:
     hears = (Answered,)
     essential = False
 
-    async def respond(self, heard: Answered, scene: Scene) -> Flagged:
+    async def respond(self, heard: Answered, scene: Scene) -> Noticed:
         await scene.need(Scored, "preferred/nobody")
         raise AssertionError("unreachable")
 
@@ -206,29 +206,29 @@ def test_a_role_that_waits_for_what_nobody_says_is_stuck_with_the_address() -> N
 
 def test_waiting_while_asking_is_not_stuck() -> None:
     class Both(Critic):
-        async def respond(self, heard: Answered, scene: Scene) -> Flagged:
+        async def respond(self, heard: Answered, scene: Scene) -> Noticed:
             async def later() -> Completion:
                 return await scene.ask(self.model, [{"role": "user", "content": heard.text}])
 
             other = "rejected" if heard.label == "preferred" else "preferred"
             answer, _ = await asyncio.gather(later(), scene.need(Answered, other))
-            return Flagged.after(heard, verdict=answer.text)
+            return Noticed(verdict=answer.text)
 
     trees = run_virtual(play([*paper_cast(Digest()), Both(Digest())], turns=3))
     assert not [failure for tree in trees for turn in tree.turns for failure in turn.failures]
-    assert all(set(turn.notes["Flagged"]) == {"preferred", "rejected"} for tree in trees for turn in tree.turns)
+    assert all(set(turn.notes["Noticed"]) == {"preferred", "rejected"} for tree in trees for turn in tree.turns)
 
 
 def test_two_needs_at_once_wait_for_both() -> None:
     class Joining(Critic):
         hears = (UserSaid,)  # type: ignore[assignment]
 
-        async def respond(self, heard: UserSaid, scene: Scene) -> Flagged:  # type: ignore[override]
+        async def respond(self, heard: UserSaid, scene: Scene) -> Noticed:  # type: ignore[override]
             one, other = await asyncio.gather(scene.need(Answered, "preferred"), scene.need(Answered, "rejected"))
-            return Flagged.after(heard, verdict=one.text + other.text)
+            return Noticed(verdict=one.text + other.text)
 
     trees = run_virtual(play([*paper_cast(Digest()), Joining(Digest())], turns=3))
-    assert all(turn.notes["Flagged"][""] for tree in trees for turn in tree.turns)
+    assert all(turn.notes["Noticed"][""] for tree in trees for turn in tree.turns)
 
 
 async def test_an_address_is_said_once() -> None:
@@ -248,7 +248,7 @@ async def test_an_address_is_said_once() -> None:
     ("said", "error"),
     [
         (42, "TypeError: 'int' object is not iterable"),
-        ("text", "TypeError: agent 'junk' said str, which is no Message"),
+        ("text", "TypeError: agent 'junk' returned str, not a Message"),
         (
             UserSaid(conversation="p00000", label="x", text="\ud800"),
             "TypeError: agent 'junk' said UserSaid, which cannot",
@@ -368,7 +368,7 @@ async def test_a_user_who_says_nothing_has_left() -> None:
         hears: tuple[type[Message], ...] = (TurnOpened,)
 
         async def respond(self, heard: TurnOpened, scene: Scene) -> UserSaid | None:
-            return UserSaid.after(heard, text=f"message {heard.turn}") if heard.turn < 3 else None
+            return UserSaid(text=f"message {heard.turn}") if heard.turn < 3 else None
 
     trees = await play([Leaving(), *paper_cast(Digest())[1:]], turns=10)
     assert {(tree.status, len(tree.turns)) for tree in trees} == {("completed", 2)}

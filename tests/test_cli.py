@@ -178,7 +178,7 @@ def test_the_help_of_every_command_shows_an_example(tmp_path: Path, name: str) -
         ("status nowhere", "nowhere holds no run (there is no journal.sqlite in it)"),
         ("watch nowhere", "nowhere holds no run"),
         ("export nowhere --to aloe --out x", "nowhere holds no run"),
-        ("doctor nowhere.toml", "nowhere.toml cannot be read: No such file or directory"),
+        ("doctor nowhere.toml", "cannot read nowhere.toml: No such file or directory"),
         ("serve scripted --port 99999", "99999 is not in the range"),
         ("serve scripted --port 0 --api-key-env NO_SUCH_VARIABLE", "$NO_SUCH_VARIABLE is not set"),
         ("serve llama", "'llama' is neither a directory nor scripted"),

@@ -141,15 +141,15 @@ def test_a_prompt_is_relative_to_the_configuration(tmp_path: Path, monkeypatch: 
         ("[run]\nlive = 0", "run.live: input should be greater than or equal to 1, not 0"),
         ("[run]\nseed = -1", "run.seed: input should be greater than or equal to 0, not -1"),
         ("[run]\nseed = 9223372036854775808", "run.seed: input should be less than 9223372036854775808, not 92233720"),
-        ("[run]\nexpansion = 'bem'", "run.expansion: input should be 'random-path', 'full' or 'beam', not 'bem'"),
+        ("[run]\nexpansion = 'bem'", "run.expansion: 'bem' is neither random-path nor full nor beam nor module:Class"),
         ("run = 3", "run: input should be a table, not 3"),
         ("[roles]\njudge = 'big'", "roles.judge: input should be a table, not 'big'"),
         ("[endpoints]\nbase_url = 'x'", "endpoints.base_url: input should be a table, not 'x'"),
         (ENDPOINT + "capacity = 0", "endpoints.big.capacity: input should be greater than or equal to 1, not 0"),
         (ENDPOINT + "capacity = 'ato'", "endpoints.big.capacity: input should be a whole number or \"auto\", not 'ato'"),
         ("[run]\nlive = 2.5", "run.live: input should be a whole number or \"auto\", not 2.5"),
-        (ENDPOINT + "client = 'azure'", "endpoint 'big': api_version goes with client = \"azure\", and that needs it"),
-        (ENDPOINT + "client = 'sdk'", "endpoints.big.client: input should be 'http', 'openai' or 'azure', not 'sdk'"),
+        (ENDPOINT + "client = 'azure'", "endpoint 'big': client = \"azure\" and api_version go together"),
+        (ENDPOINT + "client = 'sdk'", "endpoint 'big': client 'sdk' is neither http nor openai nor azure nor module:Class"),
         (ENDPOINT + "timeout = -1", "endpoints.big.timeout: input should be greater than 0, not -1"),
         (ENDPOINT + "timeout = inf", "endpoints.big.timeout: input should be a finite number, not inf"),
         (ENDPOINT + "requests_per_minute = 0", "endpoints.big.requests_per_minute: input should be greater than 0, not 0"),
@@ -165,12 +165,12 @@ def test_a_prompt_is_relative_to_the_configuration(tmp_path: Path, monkeypatch: 
         ("[endpoints.big]\nmodel = 'm'\nbase_url = ['http://a/v1', '']", "endpoint 'big' has no URL"),
         ("[endpoints.big]\nbase_url = 'http://a/v1'", "endpoint 'big' has no model"),
         *(
-            (f"[endpoints.big]\nmodel = 'm'\nbase_url = '{url}'", f"endpoint 'big': '{url}' is no http or https URL")
+            (f"[endpoints.big]\nmodel = 'm'\nbase_url = '{url}'", f"endpoint 'big': '{url}' is not an http(s) URL")
             for url in ("localhost:8000/v1", "ftp://a/v1", "http://", "http:///v1", "http://a:port/v1", "http://[::1/v1")
         ),
         (
             "[endpoints.big]\nmodel = 'm'\nbase_url = 'https://user:s3cret@a/v1'",
-            "endpoint 'big': a URL holds no key; name its variable in api_key_env",
+            "endpoint 'big': a URL cannot hold a key; name its variable in api_key_env",
         ),
         ("[endpoints.big]\nmodel = 'm'\nbase_url = 'https://a/v1?key=s3cret'", "what follows ? or # could be a key"),
         (
@@ -178,7 +178,7 @@ def test_a_prompt_is_relative_to_the_configuration(tmp_path: Path, monkeypatch: 
             "endpoint 'big': api_key_env is the name of a variable, never the key itself",
         ),
         (ENDPOINT + "api_key = 's3cret'", "unknown key 'endpoints.big.api_key'; did you mean 'api_key_env'?"),
-        ("[endpoints.scripted]\nmodel = 'm'\nbase_url = 'http://a'", "the endpoint name 'scripted' is taken by the built-in"),
+        ("[endpoints.scripted]\nmodel = 'm'\nbase_url = 'http://a'", "endpoint 'scripted': the name is taken by the built-in model"),
         # roles
         (ENDPOINT, "role 'role_player' has no endpoint; add [roles.role_player] with endpoint = ..."),
         (ENDPOINT + ROLES.replace("[roles.rejected]", "[roles.judge]"), "role 'rejected' has no endpoint; add [roles."),
@@ -188,7 +188,7 @@ def test_a_prompt_is_relative_to_the_configuration(tmp_path: Path, monkeypatch: 
         (ROLES, "role 'role_player' uses the endpoint 'big', which does not exist (there are scripted, scripted-adaptive, scripted-generic)"),
         (
             ENDPOINT + ROLES + "[roles.jugde]\nendpoint = 'big'",
-            "no built-in role is called 'jugde'; did you mean 'judge'?; a role of one's own needs class = \"module:Class\"",
+            "no built-in role is called 'jugde'; did you mean 'judge'?; your own role needs class = \"module:Class\"",
         ),
         # what is no TOML
         ("[run", "is not TOML: "),
@@ -203,9 +203,9 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, text: str, said:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"cannot read .*nowhere\.toml: No such file"):
         load_config(tmp_path / "nowhere.toml")
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match=r"cannot read .*: Is a directory"):
         load_config(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
     with pytest.raises(ConfigError, match=r"latin\.toml is not TOML"):
@@ -236,7 +236,7 @@ def test_overrides_lie_on_top_of_the_file(tmp_path: Path) -> None:
         ({"run.turnz": 3}, "unknown key 'run.turnz'; did you mean 'turns'?"),
         ({"run.turns": -3}, "run.turns: input should be greater than or equal to 1, not -3"),
         ({"run.turns": "many"}, "run.turns: input should be a valid integer, not 'many'"),
-        ({"run.turns.more": 3}, "run.turns.more cannot be set: turns is no table"),
+        ({"run.turns.more": 3}, "cannot set run.turns.more: turns is not a table"),
         ({"run": 3}, "run: input should be a table, not 3"),
         ({"endpoints.small.capacity": 3}, "endpoint 'small' has no URL"),
         ({"roles.judge.endpoint": "bgi"}, "role 'judge' uses the endpoint 'bgi', which does not exist; did you mean 'big'?"),

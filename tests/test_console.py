@@ -25,6 +25,7 @@ from aloe_agents.runs.journal import Journal
 from aloe_agents.runs.progress import Dialogue, EndpointLine, Node, Progress, Snapshot
 from aloe_agents.runs.reading import Reading, write_trees
 from aloe_agents.runs.recorder import Recorder
+from aloe_agents.runs.records import FailureRecord
 from aloe_agents.tree import read_trees
 from tests.casts import Digest, full_cast, people
 
@@ -44,7 +45,20 @@ def snapshot(text: str) -> Snapshot:
     nodes[("preferred",)] = Node(text)
     shown = Dialogue(text, persona, nodes, text, text)
     line = EndpointLine(text, text, 8, retries=3, cost=1.0, paused=3.0)
-    return Snapshot(text, 1, 10, 7, 2, {"unparsed": 1}, 2, endpoints=[line], dialogues=[shown, shown], seconds_left=9.0)
+    failure = FailureRecord(reason="unparsed", count=1, error=text, agent=text, turn=1, conversation=text)
+    return Snapshot(
+        text,
+        1,
+        10,
+        7,
+        2,
+        {"unparsed": 1},
+        [failure],
+        2,
+        endpoints=[line],
+        dialogues=[shown, shown],
+        seconds_left=9.0,
+    )
 
 
 def picture(now: Snapshot, width: int = 80, height: int = 24) -> str:
@@ -117,12 +131,12 @@ async def test_a_run_and_its_journal_tell_the_same_story(tmp_path: Path) -> None
         reading = Reading(tmp_path)
         live, read = progress.snapshot(finished=True), reading.snapshot()
         accounting = reading.accounting()
-        assert write_trees(tmp_path) == 6
+        assert write_trees(tmp_path).count == 6
         reading.close()
     for name in ("requested", "completed", "failed", "live", "turns_done", "calls", "pending"):
         assert getattr(live, name) == getattr(read, name), name
     assert [tree.to_json() for tree in read_trees(tmp_path / "trees.jsonl")] == [tree.to_json() for tree in trees]
-    assert accounting["completed"] + sum(accounting["failed"].values()) + accounting["pending"] == 6
+    assert accounting.completed + sum(accounting.failed.values()) + accounting.pending == 6
     shown = {d.conversation: d for d in read.dialogues}
     assert len(shown) == 2
     for dialogue in live.dialogues:
@@ -152,7 +166,7 @@ async def test_plain_lines_where_there_is_no_terminal() -> None:
     console = Console(file=io.StringIO(), force_terminal=False)
     await follow(console, thrice, over, every=0.01)
     assert isinstance(console.file, io.StringIO) and drawn == 3
-    assert set(console.file.getvalue().splitlines()) == {"3/7 conversations · 2 live · 1 failed · 0 turns · 0 calls/s · 0 tokens · cost 1.00 · 0:09 left"}  # fmt: skip
+    assert set(console.file.getvalue().splitlines()) == {"3/7 conversations · 2 live · 1 failed · 0 turns · 0 calls/s · 0 tokens · cost 1.00 · 0:09 left · 1 unparsed: x (agent x, turn 1 of x)"}  # fmt: skip
 
 
 async def test_a_picture_that_cannot_be_drawn_costs_no_run() -> None:

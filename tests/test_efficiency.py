@@ -19,7 +19,7 @@ from aloe_agents.messages import Address, Message
 from aloe_agents.model import Call, ChatModel, Completion
 from aloe_agents.models.endpoint import Endpoint, Limits
 from aloe_agents.runs.efficiency import longest_chain
-from aloe_agents.runs.journal import Journal
+from aloe_agents.runs.journal import EndpointRecord, Journal
 from aloe_agents.runs.reading import Reading
 from aloe_agents.runs.recorder import Recorder
 from aloe_agents.testing import Memo, TimedModel, run_virtual
@@ -87,7 +87,7 @@ class Slow(Digest):
 @pytest.mark.parametrize(("capacity", "bound_by_work"), [(2, True), (100, False)])
 async def test_a_run_says_how_near_it_came(tmp_path: Path, capacity: int, bound_by_work: bool) -> None:
     endpoint = Endpoint("slow", [Slow()], Limits(capacity=capacity))
-    described = {"slow": {"model": "digest", "capacity": capacity, "price": (0, 0)}}
+    described = {"slow": EndpointRecord("digest", capacity, (0, 0))}
     with Journal(tmp_path) as journal:
         simulation = Simulation(paper_cast(endpoint), RandomPath(), turns=3, recorder=Recorder(journal))
         await journal.claim(seed=0, turns=3, requested=4, settings={}, endpoints=described)

@@ -101,7 +101,7 @@ class Repeating:
     hears = (RoundOpened,)
 
     async def respond(self, heard: RoundOpened, scene: Scene) -> Proposed:
-        return Proposed.after(heard, items=heard.examples * 4)
+        return Proposed(items=heard.examples * 4)
 
 
 async def test_a_generator_of_ones_own_that_only_repeats_its_examples_ends_in_a_bottleneck() -> None:

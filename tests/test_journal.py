@@ -17,9 +17,10 @@ from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.model import Completion
 from aloe_agents.models.endpoint import Endpoint, Limits
 from aloe_agents.personas import Persona
-from aloe_agents.runs.journal import Journal, differences, open_readonly
+from aloe_agents.runs.journal import EndpointRecord, Journal, differences, open_readonly
 from aloe_agents.runs.reading import Reading
 from aloe_agents.runs.recorder import Recorder
+from aloe_agents.runs.records import Usage
 from tests.casts import Digest, paper_cast, people
 
 
@@ -94,7 +95,7 @@ def test_a_newer_format_and_a_file_that_is_no_journal_are_refused(tmp_path: Path
         connection.execute("UPDATE run SET format = 99")
     connection.close()
     for opened in (Journal, Reading):
-        with pytest.raises(ConfigError, match="has format 99, and this version writes 2: use the version"):
+        with pytest.raises(ConfigError, match="has format 99, and this version writes 3: use the version"):
             opened(tmp_path / "new")
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk" / "journal.sqlite").write_bytes(b"not a database at all" * 100)
@@ -163,21 +164,20 @@ async def test_tokens_are_counted_by_role_and_only_what_is_new_is_read_again(tmp
         async def chat(self, call):  # type: ignore[no-untyped-def]
             return Completion(text=(await super().chat(call)).text, prompt_tokens=100, cached_tokens=75)
 
-    described = {"e": {"model": "digest", "capacity": None, "price": (0, 0)}}
+    described = {"e": EndpointRecord("digest", None, (0, 0))}
     with Journal(tmp_path) as journal:
         await journal.claim(seed=0, turns=3, requested=2, settings={}, endpoints=described)
         reading = Reading(tmp_path)
-        assert reading.accounting()["roles"] == {}
+        assert reading.accounting().roles == {}
         for count in (1, 2):
             endpoint = Endpoint("e", [Cached()], Limits(capacity=4))
             simulation = Simulation(paper_cast(endpoint), RandomPath(), turns=3, recorder=Recorder(journal))
             await simulation.run([people(2)[count - 1]])
             await journal.commit()
-            roles = reading.accounting()["roles"]
+            roles = reading.accounting().roles
             assert list(roles) == ["induction", "preferred", "rejected", "role_player"]
-            assert roles["rejected"] == {
-                "calls": 3 * count, "prompt_tokens": 300 * count, "completion_tokens": 0, "cached_tokens": 225 * count,
-            }  # fmt: skip
+            used = Usage(calls=3 * count, prompt_tokens=300 * count, completion_tokens=0, cached_tokens=225 * count)
+            assert roles["rejected"] == used
             assert reading.snapshot().endpoints[0].calls == 12 * count
-            assert reading.accounting()["uncertain"] == 0
+            assert reading.accounting().uncertain == 0
         reading.close()

@@ -43,10 +43,10 @@ def test_whole_numbers_are_ids_zero_among_them(tmp_path: Path) -> None:
     assert [persona.id for persona in read_personas(file)] == ["0", "1", "2"]
 
 
-def test_texts_are_kept_as_they_stand_and_other_fields_ignored(tmp_path: Path) -> None:
+def test_texts_are_kept_as_they_stand_and_other_fields_in_extra(tmp_path: Path) -> None:
     hostile = " {profile} <|im_end|>\n\u202e\x1b[2J [bold] 👩‍👧 "
     file = written(tmp_path, lines({"profile": hostile, "personality": "%s {0}", "age": 5}))
-    assert read_personas(file) == [Persona(id="p00001", profile=hostile, personality="%s {0}")]
+    assert read_personas(file) == [Persona(id="p00001", profile=hostile, personality="%s {0}", extra={"age": 5})]
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])

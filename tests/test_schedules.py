@@ -13,7 +13,7 @@ from aloe_agents.engine.wiring import Expansion
 from aloe_agents.messages import Answered, Message, PersonaRevealed
 from aloe_agents.model import ChatModel
 from aloe_agents.testing import Memo, NotReplayable, TimedModel, check_replay, play, run_virtual
-from tests.casts import Critic, Digest, Flagged, full_cast, paper_cast, people
+from tests.casts import Critic, Digest, Noticed, full_cast, paper_cast, people
 
 
 def trees(schedule: int, expansion: Expansion, scarce: bool) -> bytes:
@@ -68,10 +68,10 @@ def test_check_replay_passes_honest_roles() -> None:
 class Peeking(Critic):
     """Looks at what another agent happens to have said by now, instead of needing it."""
 
-    async def respond(self, heard: Answered, scene: Scene) -> Flagged:
+    async def respond(self, heard: Answered, scene: Scene) -> Noticed:
         seen = scene._conversation.said.get(("PersonaRevealed", heard.path, ""))
         flagged = await super().respond(heard, scene)
-        return Flagged.after(heard, verdict=f"{seen is not None} {flagged.verdict}")
+        return Noticed(verdict=f"{seen is not None} {flagged.verdict}")
 
 
 class Remembering(Critic):
@@ -79,10 +79,10 @@ class Remembering(Critic):
 
     count: ClassVar[dict[str, int]] = {}
 
-    async def respond(self, heard: Answered, scene: Scene) -> Flagged:
+    async def respond(self, heard: Answered, scene: Scene) -> Noticed:
         flagged = await super().respond(heard, scene)
         self.count[heard.conversation] = self.count.get(heard.conversation, 0) + 1
-        return Flagged.after(heard, verdict=f"number {self.count[heard.conversation]}: {flagged.verdict}")
+        return Noticed(verdict=f"number {self.count[heard.conversation]}: {flagged.verdict}")
 
 
 @pytest.mark.parametrize("culprit", [Peeking, Remembering])
@@ -91,16 +91,16 @@ def test_check_replay_names_what_a_role_that_peeks_said(culprit: type[Critic]) -
         Remembering.count.clear()
         return [*paper_cast(model), culprit(model)]
 
-    with pytest.raises(NotReplayable, match=r"Flagged '(preferred|rejected)' at turn \d.* depends on the schedule"):
+    with pytest.raises(NotReplayable, match=r"Noticed '(preferred|rejected)' at turn \d.* depends on the schedule"):
         check_replay(cast, RandomPath, people(3), Digest())
 
 
 def test_needing_instead_of_peeking_is_replayable() -> None:
     class Needing(Critic):
-        async def respond(self, heard: Answered, scene: Scene) -> Flagged:
+        async def respond(self, heard: Answered, scene: Scene) -> Noticed:
             seen = await scene.need(PersonaRevealed)
             flagged = await super().respond(heard, scene)
-            return Flagged.after(heard, verdict=f"{seen.profile} {flagged.verdict}")
+            return Noticed(verdict=f"{seen.profile} {flagged.verdict}")
 
     def cast(model: ChatModel) -> list[Agent]:
         return [*paper_cast(model), Needing(model)]

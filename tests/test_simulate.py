@@ -226,6 +226,6 @@ rejected.endpoint = "tiny"
     assert failed >= 8 and f"failed: {failed} unparsed" in output
     with contextlib.closing(Reading(out)) as reading:
         accounting = reading.accounting()
-    assert accounting["failed"] == {"unparsed": failed}
+    assert accounting.failed == {"unparsed": failed}
     turns = sum(len(tree.turns) for tree in trees)
-    assert accounting["calls"] == turns * (1 + 3 + 1)
+    assert accounting.calls == turns * (1 + 3 + 1)

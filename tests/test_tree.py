@@ -39,7 +39,7 @@ LABELS = ("preferred", "rejected")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flagged(Message):
+class Filed(Message):
     verdict: str
     where: Any = None
 
@@ -110,7 +110,7 @@ def whole_conversation(depth: int) -> list[Entry]:
             *(Answered(**at, label=label, text=f"{label} {node}", finish_reason="length") for label in LABELS),
             *(Scored(**at, label=f"{label}/judge", score=3.5) for label in LABELS),
             Scored(**at, label="preferred/other", score=None),
-            Flagged(**at, label="preferred", verdict="fine"),
+            Filed(**at, label="preferred", verdict="fine"),
             Failed(**at, label="x", agent="x", heard=("UserSaid", path, ""), reason="stuck", error="nobody"),
         ]
     return [Entry.of(message) for message in said]
@@ -140,7 +140,7 @@ def test_a_tree_holds_all_that_was_said_where_it_was_said() -> None:
         "preferred": Answer("preferred preferred-preferred", {"judge": 3.5, "other": None}, "length"),
         "rejected": Answer("rejected preferred-preferred", {"judge": 3.5}, "length"),
     }
-    assert turn.notes == {"Flagged": {"preferred": {"verdict": "fine", "where": None}}}
+    assert turn.notes == {"Filed": {"preferred": {"verdict": "fine", "where": None}}}
     assert turn.failures == [{"agent": "x", "reason": "stuck", "error": "nobody"}]
 
 
@@ -191,9 +191,9 @@ def test_the_order_in_which_answers_were_put_in_does_not_show() -> None:
 
 
 def test_what_json_cannot_hold_is_written_as_its_text() -> None:
-    said = Entry.of(Flagged(conversation="ann", verdict="x", where=Path("a/b")))
+    said = Entry.of(Filed(conversation="ann", verdict="x", where=Path("a/b")))
     tree = tree_of([Entry((), "UserSaid", "", {"text": "hello"}), said])
-    assert Tree.from_json(tree.to_json()).turns[0].notes == {"Flagged": {"": {"verdict": "x", "where": "a/b"}}}
+    assert Tree.from_json(tree.to_json()).turns[0].notes == {"Filed": {"": {"verdict": "x", "where": "a/b"}}}
 
 
 async def test_the_tree_of_a_full_expansion_is_written_as_the_design_has_it(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def without(name: str) -> Callable[[dict[str, Any]], None]:
         (without("turns"), "not a conversation tree (KeyError: 'turns')"),
         (lambda value: value.update(schema=2), "schema 2 is not 1"),
         (lambda value: value.update(turns=5), "not a conversation tree (TypeError"),
-        (lambda value: value.update(persona={"id": "x"}), "not a conversation tree (TypeError"),
+        (lambda value: value.update(persona={"id": "x"}), "not a conversation tree (the persona's profile is missing)"),
         (lambda value: value["turns"][0].pop("user"), "not a conversation tree (KeyError: 'user')"),
         (lambda value: value["turns"][0].update(answers=[]), "not a conversation tree (AttributeError"),
     ],

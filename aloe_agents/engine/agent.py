@@ -11,9 +11,9 @@ An agent is any object with a name, the kinds of message that it hears, and one 
 
         async def respond(self, heard: Answered, scene: Scene) -> Flagged | None:
             verdict = await scene.ask(self.model, [{"role": "user", "content": f"Is this unsafe? {heard.text}"}])
-            return Flagged.after(heard, verdict=verdict.text)
+            return Flagged(verdict=verdict.text)
 
-One object serves all conversations at once, so an agent keeps nothing between two deliveries. Three attributes are
+One object serves all conversations at once, so an agent keeps no state between two deliveries. Three attributes are
 optional. ``essential = False`` says that its failure marks a node and leaves the conversation whole. ``says``
 lists the kinds that it may say, each as a kind or as (kind, label); without it the return annotation of
 ``respond`` is read. ``needs`` lists what it will ask the scene for, in the same form. They let the wiring be
@@ -27,28 +27,30 @@ import hashlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, Unpack, cast
 
 import orjson
 
-from aloe_agents.engine.conversation import Conversation, Delivery, Exchange
+from aloe_agents.engine.conversation import Conversation, Delivery
 from aloe_agents.messages import Message, NodePath
-from aloe_agents.model import ChatMessage, ChatModel, Completion
-from aloe_agents.personas import Persona
+from aloe_agents.model import ChatMessage, ChatModel, Completion, Sampling
+from aloe_agents.personas import Exchange, Persona
 
 M = TypeVar("M", bound=Message)
 
-Asking = Callable[["Scene", ChatModel, tuple[ChatMessage, ...], Mapping[str, Any]], Awaitable[Completion]]
+Asking = Callable[["Scene", ChatModel, tuple[ChatMessage, ...], Mapping[str, object]], Awaitable[Completion]]
 
 
 class Agent(Protocol):
-    """A part in the play."""
+    """A role in a conversation."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Unique in a cast."""
 
     @property
-    def hears(self) -> tuple[type[Message], ...]: ...
+    def hears(self) -> tuple[type[Message], ...]:
+        """The kinds of message that are delivered to it."""
 
     async def respond(self, heard: Any, scene: Scene) -> Message | Sequence[Message] | None:
         """Answer one heard message with no, one or several messages."""
@@ -88,6 +90,15 @@ class Scene:
         """The turns before this one on this path, oldest first (the paper's {m_j, s_j}, j < i)."""
         return self._conversation.history(self.heard.path)
 
+    @property
+    def dialogue(self) -> list[ChatMessage]:
+        """The history as chat messages, as an assistant sees it: the user's messages have the role ``user``."""
+        messages: list[ChatMessage] = []
+        for past in self.history:
+            messages.append({"role": "user", "content": past.user})
+            messages.append({"role": "assistant", "content": past.answer})
+        return messages
+
     @cached_property
     def rng(self) -> random.Random:
         """A generator seeded by run, conversation, agent and heard message: the same draws in every schedule."""
@@ -102,11 +113,11 @@ class Scene:
         address = (kind.__name__, self.heard.path if path is None else path, label)
         return cast(M, await self._conversation.read(address, self._delivery))
 
-    async def ask(self, model: ChatModel, messages: Sequence[ChatMessage], **sampling: Any) -> Completion:
-        """Ask a model. The one way to do so: calls asked here are limited, retried, journaled and replayed.
+    async def ask(self, model: ChatModel, messages: Sequence[ChatMessage], **sampling: Unpack[Sampling]) -> Completion:
+        """Ask a model. Always ask through the scene: such calls are limited, retried, journaled and replayed.
 
         Asking the same thing twice in one delivery takes two samples. ``sampling`` overrides the model's own.
-        Raises CallFailed when no usable answer came, after all retries.
+        Raises CallFailed when no usable answer came after all retries, TypeError for a reserved parameter.
         """
         self._delivery.asks += 1
         self._conversation.settle(self._delivery)

@@ -17,15 +17,14 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
 from aloe_agents.engine.agent import Agent, Scene
 from aloe_agents.engine.conversation import Conversation, describe
 from aloe_agents.errors import Fatal, Stopping, reason_of
-from aloe_agents.messages import Address, CallFinished, Failed, Message
-from aloe_agents.model import Call, ChatMessage, ChatModel, Completion
+from aloe_agents.messages import Address, CallFinished, Failed, Message, Scored
+from aloe_agents.model import RESERVED, Call, ChatMessage, ChatModel, Completion
 from aloe_agents.text import one_line
 
 KEY_FORMAT = 2
@@ -84,7 +83,7 @@ class Bus:
     async def run(self, conversation: Conversation, opening: Message) -> None:
         """Say ``opening`` and return when all that follows from it is done."""
         async with asyncio.TaskGroup() as group:
-            self._say(group, conversation, opening, "")
+            self._say(group, conversation, opening.at(opening), "")
 
     def stop(self, cause: Fatal | None = None) -> None:
         """Ask nothing more. What is in flight lands and is heard; ``cause`` is kept, the first one."""
@@ -122,22 +121,26 @@ class Bus:
         try:
             said = await agent.respond(scene.heard, scene)
             for message in () if said is None else (said,) if isinstance(said, Message) else said:
-                self._say(group, conversation, _checked(message, conversation, agent), agent.name)
+                self._say(group, conversation, _checked(message, scene.heard, conversation, agent), agent.name)
         except Stopping:
             conversation.interrupted = True
         except Fatal as cause:
             conversation.interrupted = True
             self.stop(cause)
         except Exception as cause:
-            log.debug("%s failed on %s", agent.name, describe(scene.heard.address), exc_info=True)
+            kind = (agent.name, str(reason_of(cause)), type(cause).__name__)
+            log.debug(
+                "%s failed on %s", agent.name, describe(scene.heard.address), exc_info=True, extra={"failure": kind}
+            )
             self._fail(conversation, agent, scene.heard, cause)
         await conversation.land(scene._delivery)
         conversation.end(scene._delivery)
 
     def _fail(self, conversation: Conversation, agent: Agent, heard: Message, cause: Exception) -> None:
         text = str(cause) if reason_of(cause) != "role-error" else f"{type(cause).__name__}: {cause}"
-        failed = Failed.after(
-            heard,
+        failed = Failed(
+            conversation=heard.conversation,
+            path=heard.path,
             label=f"{agent.name}<{type(heard).__name__}{f' {heard.label}' if heard.label else ''}",
             agent=agent.name,
             heard=heard.address,
@@ -152,13 +155,15 @@ class Bus:
             self.stop(fatal)
 
     async def _ask(
-        self, scene: Scene, model: ChatModel, messages: tuple[ChatMessage, ...], sampling: Mapping[str, Any]
+        self, scene: Scene, model: ChatModel, messages: tuple[ChatMessage, ...], sampling: Mapping[str, object]
     ) -> Completion:
         if self.stopped:
             raise Stopping("the run is stopping")
         self._models[id(model)] = model
         conversation, heard = scene._conversation, scene.heard
-        merged = {**getattr(model, "sampling", {}), **sampling}
+        merged: dict[str, object] = {**getattr(model, "sampling", {}), **sampling}
+        if taken := [name for name in RESERVED if name in merged]:
+            raise TypeError(f"sampling cannot hold {taken[0]!r}: the framework sets it itself")
         digest = hashlib.sha256(orjson.dumps([model.name, messages, merged], option=orjson.OPT_SORT_KEYS)).digest()
         nth = scene.asked[digest] = scene.asked.get(digest, -1) + 1
         slot = Question(conversation.id, scene.agent, heard.address, nth)
@@ -204,14 +209,23 @@ def call_key(slot: Question, digest: bytes) -> str:
     return hashlib.sha256(len(where).to_bytes(8, "big") + where + digest).hexdigest()[:32]
 
 
-def _checked(message: object, conversation: Conversation, agent: Agent) -> Message:
-    if not isinstance(message, Message):
-        raise TypeError(f"agent {agent.name!r} said {type(message).__name__}, which is no Message")
+def _checked(said: object, heard: Message, conversation: Conversation, agent: Agent) -> Message:
+    """What an agent said, where it stands. Raises TypeError or ValueError for what cannot be said here."""
+    if not isinstance(said, Message):
+        raise TypeError(f"agent {agent.name!r} returned {type(said).__name__}, not a Message")
+    message = said.at(heard)
+    kind = type(message).__name__
     if message.conversation != conversation.id or message.observed_only:
-        raise ValueError(f"agent {agent.name!r} may not say {type(message).__name__} of {message.conversation!r} here")
+        raise ValueError(f"agent {agent.name!r} may not say {kind} of {message.conversation!r} here")
+    if isinstance(message, Scored):
+        answer, _, judge = message.label.partition("/")
+        if not judge or ("Answered", message.path, answer) not in conversation.said:
+            raise ValueError(
+                f"agent {agent.name!r} scored {message.label!r}, but a score's label is ANSWER/JUDGE and nobody "
+                f"answered under {answer!r}"
+            )
     try:  # now, while it is the role's own failure; the journal and the tree hold JSON
         orjson.dumps([message.path, message.label, message.body()], default=str)
     except TypeError as error:
-        kind = type(message).__name__
         raise TypeError(f"agent {agent.name!r} said {kind}, which cannot be written as JSON: {error}") from None
     return message

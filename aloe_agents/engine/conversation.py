@@ -15,16 +15,7 @@ from dataclasses import dataclass, field
 
 from aloe_agents.errors import SaidTwice, Stuck
 from aloe_agents.messages import Address, Answered, Failed, Message, NodePath, UserSaid
-from aloe_agents.personas import Persona
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A past turn on the way to a node: what the user said and the answer that went on (m_j, s_j)."""
-
-    user: str
-    answer: str
-    label: str
+from aloe_agents.personas import Exchange, Persona
 
 
 @dataclass(slots=True)
@@ -130,9 +121,9 @@ class Conversation:
                 self._break_deadlock()
 
     def history(self, path: NodePath) -> tuple[Exchange, ...]:
-        """The exchanges on the way to the node ``path``, oldest first."""
+        """The exchanges on the way to the node ``path``, oldest first; the persona's opening comes before all."""
         if not path:
-            return ()
+            return self.persona.opening
         if (known := self._histories.get(path)) is None:
             *before, label = path
             node = tuple(before)

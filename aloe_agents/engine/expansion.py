@@ -45,9 +45,9 @@ class RandomPath:
     async def respond(self, heard: TurnOpened | Answered, scene: Scene) -> Message | None:
         labels = self.foreseen(scene.seed, heard.conversation, heard.path)
         if isinstance(heard, TurnOpened):
-            return Chosen.after(heard, labels=labels)
+            return Chosen(labels=labels)
         if heard.label in labels and heard.turn < scene.turns:
-            return TurnOpened.after(heard, path=(*heard.path, heard.label), label="")
+            return TurnOpened(path=(*heard.path, heard.label), label="")
         return None
 
 
@@ -108,8 +108,8 @@ class Beam:
         )
         kept = sorted(answer for _, answer in ranked[: self.width])
         said: list[Message] = [
-            Chosen.after(heard, path=node, labels=tuple(label for at, label in kept if at == node)) for node in frontier
+            Chosen(path=node, labels=tuple(label for at, label in kept if at == node)) for node in frontier
         ]
         if heard.turn < scene.turns:
-            said += [TurnOpened.after(heard, path=(*node, label)) for node, label in kept]
+            said += [TurnOpened(path=(*node, label)) for node, label in kept]
         return said

@@ -155,7 +155,7 @@ def _whole(conversation: Conversation) -> bool:
     return True
 
 
-def tree_of(conversation: Conversation, status: str) -> Tree:
+def tree_of(conversation: Conversation, status: str, reason: str = "") -> Tree:
     """The tree of a conversation that is over."""
     usage = {
         "calls": conversation.calls,
@@ -165,7 +165,9 @@ def tree_of(conversation: Conversation, status: str) -> Tree:
     said: Iterator[Message] = (
         message for part in (conversation.said.values(), conversation.failures) for message in part
     )
-    return build_tree(conversation.id, conversation.seed, conversation.persona, status, map(Entry.of, said), usage)
+    return build_tree(
+        conversation.id, conversation.seed, conversation.persona, status, map(Entry.of, said), usage, reason
+    )
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -77,15 +77,20 @@ class Simulation:
         return self._bus.stopped
 
     async def run(
-        self, personas: Iterable[Persona] | AsyncIterable[Persona], on_tree: Callable[[Tree], None] | None = None
+        self,
+        personas: Iterable[Persona] | AsyncIterable[Persona],
+        on_tree: Callable[[Tree], None] | None = None,
+        on_resumed: Callable[[int], None] | None = None,
     ) -> Outcome:
         """Hold a conversation with each persona. ``on_tree`` gets every tree as its conversation ends.
 
         Conversations that the recorder's journal holds as completed are not held again and not passed to
-        ``on_tree``. Raises Fatal if one ended the run, after what was in flight had landed.
+        ``on_tree``; ``on_resumed`` is told how many they are before the first one is held. Raises Fatal if one ended the run, after what was in flight had landed.
         """
         done = await self._recorder.prepare() if self._recorder else set()
         self.skipped = len(done)
+        if on_resumed:
+            on_resumed(self.skipped)
         try:
             async with asyncio.TaskGroup() as group:
                 async for persona in _each(personas):
@@ -138,7 +143,7 @@ class Simulation:
             elif status == "failed":
                 self.outcome.failed[reason] = self.outcome.failed.get(reason, 0) + 1
             if on_tree:
-                on_tree(tree_of(conversation, status))
+                on_tree(tree_of(conversation, status, reason))
         except Fatal as fatal:
             self._bus.stop(fatal)
         finally:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from aloe_agents.engine.agent import Agent
 from aloe_agents.errors import WiringError
-from aloe_agents.messages import Answered, Message, NodePath, TurnOpened, UserSaid
+from aloe_agents.messages import Answered, Message, NodePath, Scored, TurnOpened, UserSaid
 
 Saying = tuple[type[Message], str | None]
 """A kind and its label; None is any label."""
@@ -49,33 +49,88 @@ def says(agent: Agent) -> tuple[Saying, ...] | None:
 def check(agents: Sequence[Agent], labels: Iterable[str] = ()) -> None:
     """Refuse a cast that cannot play. ``labels`` are the answers that the expansion chooses among.
 
-    Raises WiringError, naming the agent and what it misses.
+    Labels are compared as they are at run time: a kind without a label in ``needs`` is the label "", and a judge scores
+    under ``ANSWER/JUDGE`` with its own name. Raises WiringError, naming the agent and what is wrong.
     """
-    names = [agent.name for agent in agents]
-    for name in names:
-        if not name or names.count(name) > 1:
-            raise WiringError(
-                f"two agents are called {name!r}: give one another name (options.name)"
-                if name
-                else "an agent has no name"
-            )
-    spoken = [says(agent) for agent in agents]
-    if None in spoken:  # somebody may say anything
-        return
-    said = {item for items in spoken if items is not None for item in items} | {(TurnOpened, None)}
-    kinds = {kind for kind, _ in said}
+    labels = tuple(labels)
+    _check_objects(agents)
+    spoken = {agent.name: says(agent) for agent in agents}
     for agent in agents:
-        for kind in agent.hears:
-            if kind not in kinds:
-                raise WiringError(f"agent {agent.name!r} hears {kind.__name__}, which nobody says")
-        for kind, of in _listed(getattr(agent, "needs", ())):
-            if not any(spoken is kind and label in (of, None) for spoken, label in said):
-                raise WiringError(f"agent {agent.name!r} needs {kind.__name__}, which nobody says{_labelled(of)}")
-    if UserSaid not in kinds:
+        for kind, _ in spoken[agent.name] or ():
+            if kind in agent.hears and kind is not TurnOpened:  # an expansion opens the next turn
+                raise WiringError(
+                    f"agent {agent.name!r} hears {kind.__name__}, which it says itself, so it would answer itself for ever"
+                )
+    if None in spoken.values():  # somebody may say anything
+        return
+    said = {item for items in spoken.values() if items is not None for item in items} | {(TurnOpened, None)}
+    said = {item for item in said if item != (Scored, None)} | _scores(agents, spoken, said, labels)
+    for agent in agents:
+        _check_hearer(agent, said)
+    _check_scores(spoken, said)
+    if UserSaid not in {kind for kind, _ in said}:
         raise WiringError("nobody says UserSaid: the cast has no user")
     for label in labels:
-        if (Answered, label) not in said and (Answered, None) not in said:
+        if not _is_said(Answered, label, said):
             raise WiringError(f"nobody gives the answer labelled {label!r}")
+
+
+def _check_objects(agents: Sequence[Agent]) -> None:
+    """Every member is an agent, not its class, and has a name that no other has."""
+    for agent in agents:
+        if isinstance(agent, type):
+            raise WiringError(f"{agent.__name__} is a class: put an object into the cast, {agent.__name__}(...)")
+        for needed in ("name", "hears", "respond"):
+            if not hasattr(agent, needed):
+                raise WiringError(f"{type(agent).__name__} is not an agent: it has no {needed!r}")
+    names = [agent.name for agent in agents]
+    for name in names:
+        if not name:
+            raise WiringError("an agent has no name")
+        if names.count(name) > 1:
+            raise WiringError(f"two agents are called {name!r}: give one another name (options.name)")
+
+
+def _check_hearer(agent: Agent, said: set[Saying]) -> None:
+    """Somebody says what ``agent`` hears and needs."""
+    kinds = {kind for kind, _ in said}
+    for kind in agent.hears:
+        if kind not in kinds:
+            raise WiringError(f"agent {agent.name!r} hears {kind.__name__}, which nobody says")
+    for item in getattr(agent, "needs", ()):
+        kind, label = item if isinstance(item, tuple) else (item, "")  # as Scene.need has it
+        if not _is_said(kind, label or "", said):
+            raise WiringError(f"agent {agent.name!r} needs {kind.__name__}, which nobody says{_labelled(label)}")
+
+
+def _scores(
+    agents: Sequence[Agent], spoken: Mapping[str, tuple[Saying, ...] | None], said: set[Saying], labels: Iterable[str]
+) -> set[Saying]:
+    """The labels of the scores of judges that do not list them: every answer, under the judge's ``score_names``."""
+    answers = {label for kind, label in said if kind is Answered and label} | set(labels)
+    judges = [
+        name
+        for agent in agents
+        if (Scored, None) in (spoken[agent.name] or ())
+        for name in getattr(agent, "score_names", (agent.name,))
+    ]
+    return {(Scored, Scored.label_of(answer, judge)) for judge in judges for answer in answers}
+
+
+def _check_scores(spoken: Mapping[str, tuple[Saying, ...] | None], said: set[Saying]) -> None:
+    """Every score that is declared under a label is about an answer that somebody gives."""
+    for name, items in spoken.items():
+        for kind, label in items or ():
+            answer, _, judge = (label or "").partition("/")
+            if kind is Scored and label is not None and (not judge or not _is_said(Answered, answer, said)):
+                raise WiringError(
+                    f"agent {name!r} says Scored under {label!r}, which nobody expects: a score's label is ANSWER/JUDGE, "
+                    "and ANSWER the label of an answer"
+                )
+
+
+def _is_said(kind: type[Message], label: str, said: set[Saying]) -> bool:
+    return (kind, label) in said or (kind, None) in said
 
 
 def flow(agents: Sequence[Agent]) -> list[str]:

@@ -203,7 +203,8 @@ class Endpoint:
         estimate = 0.0
         if self.limits.tokens_per_minute:  # four characters a token, and the answer at its longest
             characters = sum(len(message["content"]) for message in call.messages)
-            estimate = characters / 4 + call.sampling.get("max_tokens", 256)
+            longest = call.sampling.get("max_tokens")
+            estimate = characters / 4 + (longest if isinstance(longest, int | float) else 256)
         while True:
             wait = max(self._requests.book(1, loop.time()), self._tokens.book(estimate, loop.time()))
             if wait > 0:

@@ -104,6 +104,14 @@ class Pause:
         self.until = 0.0
         self._sleepers: deque[asyncio.Future[None]] = deque()
 
+    @property
+    def left(self) -> float:
+        """Seconds that are left of it; 0.0 outside of an event loop."""
+        try:
+            return max(0.0, self.until - asyncio.get_running_loop().time())
+        except RuntimeError:
+            return 0.0
+
     def extend(self, until: float) -> None:
         """Nobody goes on before ``until`` (loop time)."""
         self.until = max(self.until, until)

@@ -17,7 +17,6 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.layout import Layout
@@ -29,6 +28,7 @@ from rich.text import Text
 
 from aloe_agents.runs.efficiency import Efficiency
 from aloe_agents.runs.progress import Dialogue, EndpointLine, Node, Snapshot
+from aloe_agents.runs.records import Accounting
 from aloe_agents.text import inert, one_line
 
 SHARE = 0.012
@@ -109,6 +109,7 @@ def status_line(now: Snapshot) -> Text:
         parts.append(f"cost {now.cost:.2f}")
     if now.seconds_left is not None:
         parts.append(f"{_time(now.seconds_left)} left")
+    parts += [one_line(f"{failure}", 300) for failure in now.failures[:1]]
     return Text(" · ".join(parts))
 
 
@@ -144,7 +145,7 @@ def _head(now: Snapshot, width: int) -> list[RenderableType]:
     counts.append(f"{now.completed}", "bold green").append(f"/{now.requested} done  ")
     counts.append(f"{now.live} live  ", "cyan")
     counts.append(f"{failed} failed", "bold red" if failed else "dim")
-    bar.add_row(ProgressBar(total=max(now.requested, 1), completed=now.completed + failed), counts)
+    bar.add_row(ProgressBar(total=max(now.turns_expected, 1), completed=now.turns_done), counts)
     prompt, answered = now.tokens
     work = Text(no_wrap=True, overflow="ellipsis")
     work.append(f"{now.turns_done} turns  {now.calls} calls", "bold").append(f"  {now.calls_per_second:.0f}/s")
@@ -153,9 +154,11 @@ def _head(now: Snapshot, width: int) -> list[RenderableType]:
     work.append(f"  {_count(prompt)} + {_count(answered)} tokens")
     if now.cost:
         work.append(f"  cost {now.cost:.2f}", "bold")
-    for reason, count in now.failed.items():
-        work.append(f"  {count} {reason}", "red")
-    return [title, bar, work]
+    causes = [
+        Text(one_line(f"{failure}", 4 * width), "red", no_wrap=True, overflow="ellipsis")
+        for failure in now.failures[:3]
+    ]
+    return [title, bar, work, *causes]
 
 
 def _endpoint(line: EndpointLine, width: int) -> Text:
@@ -245,34 +248,38 @@ def _time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def summary(accounting: dict[str, Any], efficiency: Efficiency | None, directory: Path, damaged: int = 0) -> Group:
-    """A run's accounting, in a few lines."""
-    failed = sum(accounting["failed"].values())
+def summary(accounting: Accounting, efficiency: Efficiency | None, directory: Path, damaged: int = 0) -> Group:
+    """A run's accounting, in a few lines: counts, the cause of every kind of failure, what it took."""
+    failed = sum(accounting.failed.values())
     first = Text()
-    first.append(f"{accounting['completed']} completed", "bold green").append(", ")
+    first.append(f"{accounting.completed} completed", "bold green").append(", ")
     first.append(f"{failed} failed", "bold red" if failed else "").append(", ")
-    first.append(f"{accounting['pending']} pending", "bold yellow" if accounting["pending"] else "")
-    first.append(f" of {accounting['requested']} conversations")
+    first.append(f"{accounting.pending} pending", "bold yellow" if accounting.pending else "")
+    first.append(f" of {accounting.requested} conversations")
     lines: list[RenderableType] = [first]
-    for reason, count in accounting["failed"].items():
-        lines.append(Text(f"  failed: {count} {reason}", "red"))
-    tokens = f"{_count(accounting['prompt_tokens'])} + {_count(accounting['completion_tokens'])} tokens"
-    if accounting["cached_tokens"]:
-        by_role = (
-            f"{name} {role['cached_tokens'] / role['prompt_tokens']:.0%}"
-            for name, role in accounting["roles"].items()
-            if role["prompt_tokens"]
-        )
-        tokens += f", of the first {_count(accounting['cached_tokens'])} from the server's cache ({', '.join(by_role)})"
-    cost = f", cost {accounting['cost']:.2f}" if accounting["cost"] else ""
-    lines.append(Text(f"{accounting['calls']} calls in the journal, {tokens}{cost}"))
-    if accounting["retries"]:
-        lines.append(Text("asked again: " + ", ".join(f"{n} {reason}" for reason, n in accounting["retries"].items())))
-    if accounting["uncertain"]:
-        lines.append(Text(f"{accounting['uncertain']} attempts were cut off: the server may have charged for them"))
+    lines += [Text(inert(f"  failed: {failure}"), "red") for failure in accounting.failures]
+    lines += [Text(inert(f"  gaps: {gap}"), "yellow") for gap in accounting.gaps]
+    cost = f", cost {accounting.cost:.2f}" if accounting.cost else ""
+    lines.append(Text(f"{accounting.calls} calls in the journal, {_tokens(accounting)}{cost}"))
+    if accounting.retries:
+        lines.append(Text("retried: " + ", ".join(f"{n} {reason}" for reason, n in accounting.retries.items())))
+    if accounting.uncertain:
+        lines.append(Text(f"{accounting.uncertain} attempts were cut off: the server may have charged for them"))
     if damaged:
         lines.append(Text(f"{damaged} answers in the journal were damaged and have been asked for again"))
     if efficiency is not None:
         lines.append(Text(inert(f"{efficiency}")))
-    lines.append(Text(f"{accounting['completed'] + failed} trees in {inert(str(directory / 'trees.jsonl'))}"))
+    lines.append(Text(f"{accounting.completed + failed} trees in {inert(str(directory / 'trees.jsonl'))}"))
     return Group(*lines)
+
+
+def _tokens(accounting: Accounting) -> str:
+    tokens = f"{_count(accounting.prompt_tokens)} + {_count(accounting.completion_tokens)} tokens"
+    if not accounting.cached_tokens:
+        return tokens
+    by_role = (
+        f"{name} {role.cached_tokens / role.prompt_tokens:.0%}"
+        for name, role in accounting.roles.items()
+        if role.prompt_tokens
+    )
+    return f"{tokens}, {_count(accounting.cached_tokens)} of the prompt tokens from the server's cache ({', '.join(by_role)})"

@@ -29,6 +29,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -36,7 +37,7 @@ import orjson
 
 from aloe_agents.errors import ConfigError, Fatal
 
-JOURNAL_FORMAT = 2
+JOURNAL_FORMAT = 3
 JOURNAL_FILE = "journal.sqlite"
 PATIENCE = 60.0
 
@@ -44,13 +45,14 @@ _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864
 _SCHEMA = """
 CREATE TABLE run (format INTEGER, seed INTEGER, turns INTEGER, requested INTEGER, configuration TEXT, settings BLOB,
                   origin REAL, began REAL, finished REAL);
-CREATE TABLE conversations (id TEXT PRIMARY KEY, persona_id TEXT, status TEXT, reason TEXT, turns INTEGER, calls INTEGER,
+CREATE TABLE conversations (id TEXT PRIMARY KEY, status TEXT, reason TEXT, turns INTEGER, calls INTEGER,
                             prompt_tokens INTEGER, completion_tokens INTEGER, started_at REAL, finished_at REAL,
-                            profile BLOB, personality BLOB);
+                            persona BLOB);
 CREATE INDEX conversations_by_status ON conversations (status, reason, turns, calls);
 CREATE TABLE messages (sequence INTEGER PRIMARY KEY, conversation TEXT, path BLOB, kind TEXT, label TEXT, sender TEXT,
                        body BLOB);
 CREATE INDEX messages_of ON messages (conversation);
+CREATE INDEX failures_of ON messages (conversation) WHERE kind = 'Failed';
 CREATE TABLE calls (number INTEGER PRIMARY KEY, conversation TEXT, key BLOB, path BLOB, agent TEXT, kind TEXT,
                     label TEXT, nth INTEGER, endpoint TEXT, model TEXT, finish_reason TEXT, prompt_tokens INTEGER,
                     completion_tokens INTEGER, cached_tokens INTEGER, started_at REAL, finished_at REAL, digest BLOB,
@@ -64,6 +66,37 @@ _CLAIM = """INSERT INTO run (format, seed, turns, requested, configuration, sett
             VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """The one row of the table ``run``: what the run is."""
+
+    format: int
+    seed: int
+    turns: int
+    requested: int
+    configuration: str
+    """A digest of the settings."""
+    settings: bytes
+    """JSON: ``settings`` by name and ``endpoints`` (:class:`EndpointRecord`) by name."""
+    origin: float
+    """Wall clock at the run's beginning, from which all times count."""
+    began: float
+    finished: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRecord:
+    """An endpoint as the journal describes it."""
+
+    model: str
+    capacity: int | None
+    price: tuple[float, float]
+    """Money per million prompt and completion tokens."""
+    peak: int | None = None
+    """The most calls that were in flight; known once the run is over."""
+
 
 Statement = tuple[str, Sequence[Any]]
 """SQL and its parameters; or the name of one of the tables below and a row of it."""
@@ -126,18 +159,19 @@ class Journal:
                 if not tables:  # new, or killed before the schema was committed
                     self.fresh = True
                     self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-                self.run = self._connection.execute("SELECT * FROM run").fetchone()
+                self.run = run_row(self._connection)
                 attempts: int = self._connection.execute("SELECT coalesce(max(id), 0) FROM attempts").fetchone()[0]
                 self._numbers = itertools.count(attempts + 1)
             except (OSError, sqlite3.Error) as error:
                 raise ConfigError(f"the journal {self.path} cannot be used: {error}") from None
             if self.run:
-                check_format(self.path, self.run[0])
+                check_format(self.path, self.run.format)
             undo.pop_all()
-        self.origin: float = self.run[6] if self.run else time.time()
-        self.over = bool(self.run and self.run[8] is not None)
+        self.origin: float = self.run.origin if self.run else time.time()
+        self.over = bool(self.run and self.run.finished is not None)
         """Whether the run had come to its end when the journal was opened."""
-        self._described: dict[str, Any] = {"settings": {}, "endpoints": {}}
+        self._described: dict[str, dict[str, Any]] = {"settings": {}, "endpoints": {}}
+        self._closed = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._broken: Fatal | None = None
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -150,15 +184,24 @@ class Journal:
         self.close()
 
     async def claim(
-        self, *, seed: int, turns: int, requested: int, settings: dict[str, str], endpoints: dict[str, Any]
+        self,
+        *,
+        seed: int,
+        turns: int,
+        requested: int,
+        settings: Mapping[str, str],
+        endpoints: Mapping[str, EndpointRecord],
     ) -> None:
         """Say what this run is. A journal that held a run of other settings keeps its answers, but every
         conversation of it is held again. :func:`differences` tells beforehand whether that would happen.
         """
         digest = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
-        self._described = {"settings": settings, "endpoints": endpoints}
+        self._described = {
+            "settings": dict(settings),
+            "endpoints": {name: asdict(endpoint) for name, endpoint in endpoints.items()},
+        }
         row = (JOURNAL_FORMAT, seed, turns, requested, digest, orjson.dumps(self._described), self.origin, self.now())
-        changed = self.run is not None and self.run[4] != digest
+        changed = self.run is not None and self.run.configuration != digest
         statements: list[Statement] = [("DELETE FROM run", ()), (_CLAIM, row)]
         if changed:
             statements.append(("UPDATE conversations SET status = 'pending', reason = NULL", ()))
@@ -185,9 +228,8 @@ class Journal:
         await self._wait(statements, None)
 
     def post(self, *statements: Statement) -> None:
-        """Write ``statements`` in order, without waiting. Raises Fatal once the journal cannot write any more."""
-        if self._broken:
-            raise self._broken
+        """Write ``statements`` in order, without waiting. Raises Fatal once the journal is closed or cannot write."""
+        self._check()
         self._jobs.put(_Job(statements))
 
     async def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
@@ -196,16 +238,25 @@ class Journal:
         return rows
 
     async def _wait(self, statements: Sequence[Statement], read: Callable[[sqlite3.Connection], Any] | None) -> Any:
-        if self._broken:
-            raise self._broken
+        self._check()
         future = asyncio.get_running_loop().create_future()
         self._jobs.put(_Job(statements, read, future))
         return await future
 
+    def _check(self) -> None:
+        if self._broken:
+            raise self._broken
+        if self._closed:
+            raise Fatal(f"the journal {self.path} is closed: the run that it belongs to is over")
+
     def close(self) -> None:
-        """Write what waits, fold the log into the file, let go of the lock. Safe to call twice."""
-        if not self._thread.is_alive() and self._lock < 0:
+        """Write what waits, fold the log into the file, let go of the lock. Safe to call twice.
+
+        Whoever uses the journal afterwards gets a Fatal: no call waits for an answer that cannot come.
+        """
+        if self._closed:
             return
+        self._closed = True
         self._jobs.put(None)
         self._thread.join()
         with contextlib.suppress(sqlite3.Error):
@@ -328,7 +379,17 @@ def check_format(path: Path, found: int) -> None:
         )
 
 
-def differences(directory: Path, settings: dict[str, str]) -> list[str]:
+def run_row(connection: sqlite3.Connection) -> RunRow | None:
+    """What the run is; None before it began. Of another format only that is read."""
+    cursor = connection.execute("SELECT * FROM run")
+    if (row := cursor.fetchone()) is None:
+        return None
+    if row[0] != JOURNAL_FORMAT:
+        return RunRow(row[0], 0, 0, 0, "", b"", 0.0, 0.0, None)
+    return RunRow(*row)
+
+
+def differences(directory: Path, settings: Mapping[str, str]) -> list[str]:
     """In what the run in ``directory`` differs from ``settings``, one line each; nothing where there is no run yet."""
     if not (directory / JOURNAL_FILE).exists():
         return []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aloe_agents.messages import (
     Answered,
@@ -24,7 +24,11 @@ from aloe_agents.messages import (
     UserSaid,
 )
 from aloe_agents.personas import Persona
+from aloe_agents.runs.records import FailureRecord
+from aloe_agents.tree import Entry, cause_of
 
+WINDOW = 10.0
+"""Seconds over which rates are taken."""
 SHOWN = 2
 """Conversations whose dialogue is kept for showing."""
 LINGER = 3.0
@@ -103,8 +107,12 @@ class Snapshot:
     requested: int
     completed: int = 0
     failed: dict[str, int] = field(default_factory=dict)
+    failures: list[FailureRecord] = field(default_factory=list)
+    """The reasons in ``failed``, each with the first case in its own words."""
     live: int = 0
     turns_done: int = 0
+    turns_expected: float = 0.0
+    """How many turns there will be in all, as far as can be told: :func:`expected_turns`."""
     calls: int = 0
     replayed: int = 0
     calls_per_second: float = 0.0
@@ -130,6 +138,21 @@ class Snapshot:
         return sum(endpoint.cost for endpoint in self.endpoints)
 
 
+def expected_turns(requested: int, turns: int, ended: int, ended_turns: float) -> float:
+    """The turns of a whole run: those of the ``ended`` conversations, and for each other one as many as they had on average
+    (``turns`` before any has ended). Branching conversations have more than ``turns``, those that failed fewer.
+    """
+    each = ended_turns / ended if ended else turns
+    return ended_turns + (requested - ended) * each
+
+
+def seconds_left(now: Snapshot, turns_per_second: float) -> float | None:
+    """The one estimate of the time left: turns that are missing at the present rate; None where it cannot be told."""
+    if now.finished or turns_per_second <= 0:
+        return None
+    return max(0.0, now.turns_expected - now.turns_done) / turns_per_second
+
+
 class Progress:
     """The observer inside a run. ``endpoints`` is asked for its lines whenever a snapshot is made."""
 
@@ -140,6 +163,9 @@ class Progress:
         self._endpoints = endpoints
         self.skipped = 0
         """Conversations that an earlier process completed."""
+        self._ended_turns = 0
+        self._failing: dict[str, list[Entry]] = {}
+        self._failures: dict[str, FailureRecord] = {}
         self.completed = 0
         self.failed: dict[str, int] = {}
         self.live = 0
@@ -164,12 +190,13 @@ class Progress:
                 self.live -= 1
                 if message.status == "completed":
                     self.completed += 1
-                elif message.status == "failed":
-                    self.failed[message.reason] = self.failed.get(message.reason, 0) + 1
+                self._note_end(message)
                 if (shown := self._shown.get(message.conversation)) is not None:
                     shown.status, shown.ended = message.status, time.monotonic()
             case UserSaid():
                 self.turns_done += 1
+            case Failed(essential=True):
+                self._failing.setdefault(message.conversation, []).append(Entry.of(message))
         if (shown := self._shown.get(message.conversation)) is not None and isinstance(
             message, UserSaid | Answered | Chosen | PersonaRevealed | Failed
         ):
@@ -179,32 +206,49 @@ class Progress:
         """The run now. Rates are over the last few seconds, as far as snapshots reach back."""
         now = time.monotonic()
         self._pace.append((now, self.calls, self.turns_done))
-        then, calls, turns = next((p for p in self._pace if p[0] > now - 10), self._pace[0])
-        over = now - self._started if finished or now - then < 0.2 else now - then
-        calls, turns = (
-            (self.calls, self.turns_done) if over != now - then else (self.calls - calls, self.turns_done - turns)
-        )
+        then, calls, turns = next((p for p in self._pace if p[0] > now - WINDOW), self._pace[0])
+        if finished or now - then < 0.2:
+            then, calls, turns = self._started, 0, 0
+        over = max(now - then, 1e-9)
         completed = self.completed + self.skipped
-        waiting = self.requested - completed - sum(self.failed.values()) - self.live
-        left = (waiting + self.live / 2) * self._turns  # on average half of a live one is done
-        return Snapshot(
+        ended, skipped_turns = completed + sum(self.failed.values()), self.skipped * self._turns
+        made = Snapshot(
             name=self._name,
             seed=self._seed,
             turns=self._turns,
             requested=self.requested,
             completed=completed,
             failed=dict(self.failed),
+            failures=list(self._failures.values()),
             live=self.live,
-            turns_done=self.turns_done,
+            turns_done=self.turns_done + skipped_turns,
+            turns_expected=expected_turns(self.requested, self._turns, ended, self._ended_turns + skipped_turns),
             calls=self.calls,
             replayed=self.replayed,
-            calls_per_second=calls / over if over > 0 else 0.0,
+            calls_per_second=(self.calls - calls) / over,
             seconds=now - self._started,
-            seconds_left=None if finished or turns <= 0 else left * over / turns,
             endpoints=list(self._endpoints()),
             dialogues=list(self._shown.values()),
             finished=finished,
         )
+        made.seconds_left = seconds_left(made, (self.turns_done - turns) / over)
+        return made
+
+    def resumed(self, completed: int) -> None:
+        """So many conversations were completed by an earlier process."""
+        self.skipped = completed
+
+    def _note_end(self, ended: ConversationEnded) -> None:
+        failures = self._failing.pop(ended.conversation, [])
+        if ended.status == "pending":
+            return
+        self._ended_turns += ended.turns
+        if ended.status == "failed":
+            count = self.failed[ended.reason] = self.failed.get(ended.reason, 0) + 1
+            if (known := self._failures.get(ended.reason)) is None:
+                cause = cause_of(ended.reason, failures)
+                known = FailureRecord(**cause._asdict(), count=1, conversation=ended.conversation)
+            self._failures[ended.reason] = replace(known, count=count)
 
     def _show(self, conversation: str, persona: Persona) -> None:
         if len(self._shown) >= SHOWN:

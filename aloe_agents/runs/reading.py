@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,43 @@ from aloe_agents.errors import ConfigError
 from aloe_agents.files import replacing
 from aloe_agents.personas import Persona
 from aloe_agents.runs.efficiency import Efficiency, longest_chain
-from aloe_agents.runs.journal import JOURNAL_FILE, check_format, open_readonly
-from aloe_agents.runs.progress import SHOWN, Dialogue, EndpointLine, Snapshot
-from aloe_agents.tree import Entry, Tree, build_tree
+from aloe_agents.runs.journal import JOURNAL_FILE, EndpointRecord, RunRow, check_format, open_readonly, run_row
+from aloe_agents.runs.progress import (
+    SHOWN,
+    WINDOW,
+    Dialogue,
+    EndpointLine,
+    Snapshot,
+    expected_turns,
+    seconds_left,
+)
+from aloe_agents.runs.records import Accounting, FailureRecord, Usage
+from aloe_agents.tree import Entry, Tree, build_tree, cause_of
 
 TREES = "trees.jsonl"
 PIECE = 50_000
 """Rows that are grouped at a time."""
-_COUNTS = ("calls", "prompt_tokens", "completion_tokens", "cached_tokens")
-_OVER = """SELECT id, persona_id, profile, personality, status, calls, prompt_tokens, completion_tokens
+_OVER = """SELECT id, persona, status, reason, calls, prompt_tokens, completion_tokens
             FROM conversations WHERE status IN ('completed', 'failed') ORDER BY id"""
+_REASONS = """SELECT reason, count(*), id, min(coalesce(finished_at, 0)) FROM conversations WHERE status = 'failed'
+              GROUP BY reason ORDER BY reason"""
+_GAPS = """SELECT json_extract(CAST(body AS TEXT), '$.agent'), json_extract(CAST(body AS TEXT), '$.reason'), count(*),
+           min(sequence) FROM messages WHERE kind = 'Failed' AND NOT json_extract(CAST(body AS TEXT), '$.essential')
+           GROUP BY 1, 2 ORDER BY 1, 2"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trees:
+    """What :func:`write_trees` wrote."""
+
+    count: int
+    scores: Mapping[str, tuple[int, int]]
+    """By judge: scores that could be read, and scores that could not."""
+
+    @property
+    def unread(self) -> list[str]:
+        """The judges none of whose scores could be read."""
+        return sorted(judge for judge, (read, missing) in self.scores.items() if missing and not read)
 
 
 class Reading:
@@ -38,19 +66,20 @@ class Reading:
         self.directory = directory
         self._connection = open_readonly(directory)
         try:
-            row = self._rows("SELECT seed, turns, requested, origin, finished, settings, format FROM run")
-            if not row:
+            if (row := self._run_row()) is None:
                 raise ConfigError(f"the run in {directory} has not begun")
-            check_format(directory / JOURNAL_FILE, row[0][6])
+            check_format(directory / JOURNAL_FILE, row.format)
         except ConfigError:
             self.close()
             raise
-        self.seed, self.turns, self.requested, self.origin, self.finished = row[0][:5]
-        self.endpoints: dict[str, dict[str, Any]] = orjson.loads(row[0][5])["endpoints"]
+        self.seed, self.turns, self.origin, self.began = row.seed, row.turns, row.origin, row.began
+        self.requested, self.finished = row.requested, row.finished
+        self.settings, self.endpoints = _described(row)
         self._shown: dict[str, Dialogue] = {}
-        self._pace: tuple[float, int, int] = (0.0, 0, 0)
+        self._pace: deque[tuple[float, int, int]] = deque(maxlen=64)
+        self._failures: tuple[FailureRecord, ...] = ()
         self._calls_read = self._attempts_read = 0
-        self._usage: dict[tuple[str, str], list[int]] = {}
+        self._usage: dict[tuple[str, str], Usage] = {}
         self._settled: Counter[tuple[str, str, str | None]] = Counter()
 
     def close(self) -> None:
@@ -63,107 +92,151 @@ class Reading:
             rows = self._connection.execute(_OVER)
         except sqlite3.Error as error:
             raise ConfigError(f"the journal in {self.directory} cannot be read: {error}") from None
-        for id, persona_id, profile, personality, status, calls, prompt, completion in rows:
-            persona = Persona(id=persona_id, profile=profile.decode(), personality=personality.decode())
+        for id, persona, status, reason, calls, prompt, completion in rows:
             usage = {"calls": calls, "prompt_tokens": prompt, "completion_tokens": completion}
-            yield build_tree(id, self.seed, persona, status, self._said(id), usage)
+            yield build_tree(id, self.seed, _persona(persona), status, self._said(id), usage, reason or "")
 
-    def accounting(self) -> dict[str, Any]:
-        """What became of everything that was asked for; completed + failed + pending = requested."""
+    def accounting(self) -> Accounting:
+        """What became of everything that was requested; completed + failed + pending = requested."""
         self._refresh()
         by_status = dict(self._rows("SELECT status, count(*) FROM conversations GROUP BY status"))
-        reasons = self._rows("SELECT reason, count(*) FROM conversations WHERE status = 'failed' GROUP BY reason")
-        completed, failed = by_status.get("completed", 0), dict(sorted(reasons))
-        used = self._used()
-        roles: dict[str, dict[str, int]] = {}
-        for (_, agent), counts in used.items():
-            role = roles.setdefault(agent, dict.fromkeys(_COUNTS, 0))
-            for name, count in zip(_COUNTS, counts, strict=True):
-                role[name] += count
-        attempts = self._attempts()
-        retries: dict[str, int] = {}
-        for (_, _, reason), count in attempts.items():
+        failures = self.failures()
+        completed, failed = by_status.get("completed", 0), {failure.reason: failure.count for failure in failures}
+        roles: dict[str, Usage] = {}
+        for (_, agent), usage in self._used().items():
+            roles[agent] = roles.get(agent, Usage()) + usage
+        retries: Counter[str] = Counter()
+        uncertain = 0
+        for (_, state, reason), count in self._attempts().items():
+            uncertain += count if state == "uncertain" else 0
             if reason is not None:
-                retries[reason] = retries.get(reason, 0) + count
-        return {
-            "requested": self.requested,
-            "completed": completed,
-            "failed": failed,
-            "pending": self.requested - completed - sum(failed.values()),
-            "finished": self.finished is not None,
-            **{name: sum(role[name] for role in roles.values()) for name in _COUNTS},
-            "retries": dict(sorted(retries.items())),
-            "uncertain": sum(count for (_, state, _), count in attempts.items() if state == "uncertain"),
-            "cost": round(sum(line.cost for line in self._endpoint_lines()), 6),
-            "roles": dict(sorted(roles.items())),
-        }
+                retries[reason] += count
+        total = sum(roles.values(), Usage())
+        return Accounting(
+            requested=self.requested,
+            completed=completed,
+            failed=failed,
+            pending=self.requested - completed - sum(failed.values()),
+            finished=self.finished is not None,
+            calls=total.calls,
+            prompt_tokens=total.prompt_tokens,
+            completion_tokens=total.completion_tokens,
+            cached_tokens=total.cached_tokens,
+            retries=dict(sorted(retries.items())),
+            uncertain=uncertain,
+            cost=round(sum(line.cost for line in self._endpoint_lines()), 6),
+            roles=dict(sorted(roles.items())),
+            failures=failures,
+            gaps=self.gaps(),
+        )
+
+    def failures(self) -> tuple[FailureRecord, ...]:
+        """Why conversations failed, by reason; each with the first case, in its own words."""
+        rows = self._rows(_REASONS)
+        known = {failure.reason: failure for failure in self._failures}
+        found = []
+        for reason, count, id, _ in rows:
+            if (before := known.get(reason)) is not None and before.conversation == id:
+                found.append(replace(before, count=count))
+            else:
+                cause = cause_of(reason, (entry for entry in self._said(id, "Failed")))
+                found.append(FailureRecord(**cause._asdict(), count=count, conversation=id))
+        self._failures = tuple(found)
+        return self._failures
+
+    def gaps(self) -> tuple[FailureRecord, ...]:
+        """What inessential agents failed to say, by agent and reason, each with the first case."""
+        found = []
+        for agent, reason, count, first in self._rows(_GAPS):
+            sql = "SELECT conversation, path, body FROM messages WHERE sequence = ?"
+            conversation, path, body = self._rows(sql, (first,))[0]
+            error, turn = orjson.loads(body)["error"], len(orjson.loads(path)) + 1
+            found.append(
+                FailureRecord(
+                    reason=reason, count=count, error=error, agent=agent, turn=turn, conversation=conversation
+                )
+            )
+        return tuple(found)
 
     def efficiency(self) -> Efficiency | None:
         """How near the run, since it was last begun, came to its lower bound; None where models took no time."""
-        began = self._rows("SELECT began FROM run")[0][0]
         sql = """SELECT min(queued_at), max(finished_at), total(finished_at - started_at), count(*) FROM attempts
                  WHERE endpoint = ? AND started_at >= ? AND finished_at IS NOT NULL"""
-        times = [(name, *self._rows(sql, (name, began))[0]) for name in self.endpoints]
-        times = [row[:4] for row in times if row[4] and row[3] / row[4] > 0.001]
-        slots = {name: endpoint["capacity"] or endpoint.get("peak") for name, endpoint in self.endpoints.items()}
-        if not times or not all(slots[name] for name, *_ in times):
+        begun, ended, work = [], [], {}
+        for name, endpoint in self.endpoints.items():
+            first, last, seconds, count = self._rows(sql, (name, self.began))[0]
+            if not count or seconds / count <= 0.001:
+                continue
+            if not (slots := endpoint.capacity or endpoint.peak):
+                return None
+            begun.append(first)
+            ended.append(last)
+            work[name] = seconds / slots
+        if not work:
             return None
-        work = {name: seconds / slots[name] for name, _, _, seconds in times}
-        longest, chain = max(work.values()), 0.0
+        return Efficiency(max(ended) - min(begun), work, self._longest_chain(max(work.values())))
+
+    def _longest_chain(self, least: float) -> float:
+        """Seconds of the longest chain of calls in one conversation; 0.0 where none is longer than ``least``."""
         held = self._rows(
             """SELECT id, finished_at - started_at FROM conversations WHERE started_at >= ? AND finished_at - started_at > ?
                ORDER BY 2 DESC""",
-            (began, longest),
+            (self.began, least),
         )
+        chain = 0.0
         for conversation, seconds in held:  # no chain is longer than its conversation took: most need no look
-            if seconds <= longest:
+            if seconds <= max(least, chain):
                 break
             chain = max(chain, self._chain(conversation))
-            longest = max(longest, chain)
-        makespan = max(last for _, _, last, _ in times) - min(first for _, first, _, _ in times)
-        return Efficiency(makespan, work, chain)
+        return chain
 
     def snapshot(self) -> Snapshot:
         """The run now, with the dialogues of two conversations: live ones, or else the last that ended."""
         self._refresh()
-        done, live, turns, calls = self._rows(
-            """SELECT total(status = 'completed'), total(status = 'running'), total(turns), total(calls)
-               FROM conversations"""
+        completed, failed, live, ended_turns = self._rows(
+            """SELECT total(status = 'completed'), total(status = 'failed'), total(status = 'running'),
+               total(CASE WHEN status IN ('completed', 'failed') THEN turns END) FROM conversations"""
         )[0]
-        failed = dict(self._rows("SELECT reason, count(*) FROM conversations WHERE status = 'failed' GROUP BY reason"))
-        turns += self._rows(
+        live_turns = self._rows(
             """SELECT count(*) FROM messages WHERE kind = 'UserSaid' AND conversation IN
                (SELECT id FROM conversations WHERE status = 'running')"""
         )[0][0]
         calls = self._rows("SELECT coalesce(max(number), 0) FROM calls")[0][0]
         now = self.finished if self.finished is not None else time.time() - self.origin
-        then, calls_then, turns_then = self._pace if self.finished is None else (0.0, 0, 0)
-        over = max(now - then, 1e-9)
-        if over > 2.0:
-            self._pace = (now, calls, int(turns))
-        rate, pace = (calls - calls_then) / over, (turns - turns_then) / over
-        pending = self.requested - int(done) - sum(failed.values())
-        left = (
-            (pending * self.turns - (turns - (int(done) + sum(failed.values())) * self.turns)) / pace if pace else None
-        )
+        turns = int(ended_turns + live_turns)
+        over, calls_then, turns_then = self._window(now, calls, turns)
+        failures = list(self.failures())
         self._follow()
-        return Snapshot(
+        made = Snapshot(
             name=str(self.directory),
             seed=self.seed,
             turns=self.turns,
             requested=self.requested,
-            completed=int(done),
-            failed=failed,
+            completed=int(completed),
+            failed={failure.reason: failure.count for failure in failures},
+            failures=failures,
             live=int(live),
-            turns_done=int(turns),
+            turns_done=turns,
+            turns_expected=expected_turns(self.requested, self.turns, int(completed + failed), ended_turns),
             calls=calls,
-            calls_per_second=rate,
+            calls_per_second=(calls - calls_then) / over,
             seconds=now,
-            seconds_left=None if self.finished is not None or left is None else max(left, 0.0),
             endpoints=self._endpoint_lines(),
             dialogues=list(self._shown.values()),
             finished=self.finished is not None,
         )
+        made.seconds_left = seconds_left(made, (turns - turns_then) / over)
+        return made
+
+    def _window(self, now: float, calls: int, turns: int) -> tuple[float, int, int]:
+        """Seconds since the window's beginning, and the calls and turns that there were then. Before looks reach back far
+        enough, the window is the run since it was last begun.
+        """
+        self._pace.append((now, calls, turns))
+        then, calls_then, turns_then = next((look for look in self._pace if look[0] > now - WINDOW), self._pace[0])
+        if self.finished is not None or now - then < 2.0:
+            then, calls_then, turns_then = (0.0 if self.finished is not None else self.began), 0, 0
+        return max(now - then, 1e-9), calls_then, turns_then
 
     def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         try:
@@ -172,11 +245,23 @@ class Reading:
             raise ConfigError(f"the journal in {self.directory} cannot be read: {error}") from None
 
     def _refresh(self) -> None:
-        self.requested, self.finished, described = self._rows("SELECT requested, finished, settings FROM run")[0]
-        self.endpoints = orjson.loads(described)["endpoints"]
+        if (row := self._run_row()) is not None:
+            self.requested, self.finished, self.began = row.requested, row.finished, row.began
+            self.settings, self.endpoints = _described(row)
 
-    def _said(self, conversation: str) -> list[Entry]:
-        rows = self._rows("SELECT path, kind, label, body FROM messages WHERE conversation = ?", (conversation,))
+    def _run_row(self) -> RunRow | None:
+        try:
+            return run_row(self._connection)
+        except sqlite3.Error as error:
+            raise ConfigError(f"cannot read the journal in {self.directory}: {error}") from None
+
+    def _said(self, conversation: str, kind: str | None = None) -> list[Entry]:
+        sql = "SELECT path, kind, label, body FROM messages WHERE conversation = ?"
+        rows = (
+            self._rows(sql, (conversation,))
+            if kind is None
+            else self._rows(f"{sql} AND kind = ?", (conversation, kind))
+        )
         return [Entry(tuple(orjson.loads(path)), kind, label, orjson.loads(body)) for path, kind, label, body in rows]
 
     def _chain(self, conversation: str) -> float:
@@ -193,14 +278,14 @@ class Reading:
             {(kind, tuple(orjson.loads(path)), label): sender for kind, path, label, sender in said},
         )
 
-    def _used(self) -> dict[tuple[str, str], list[int]]:
+    def _used(self) -> dict[tuple[str, str], Usage]:
         """Calls and tokens by endpoint and agent. Only what is new since the last time is read."""
         newest = self._rows("SELECT coalesce(max(number), 0) FROM calls")[0][0]
         sql = """SELECT endpoint, agent, count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens)
                  FROM calls WHERE number > ? AND number <= ? GROUP BY endpoint, agent"""
         for endpoint, agent, *counts in self._piecewise(sql, self._calls_read, newest):
-            known = self._usage.setdefault((endpoint, agent), [0] * len(_COUNTS))
-            known[:] = (old + new for old, new in zip(known, counts, strict=True))
+            used = Usage(calls=counts[0], prompt_tokens=counts[1], completion_tokens=counts[2], cached_tokens=counts[3])
+            self._usage[endpoint, agent] = self._usage.get((endpoint, agent), Usage()) + used
         self._calls_read = newest
         return self._usage
 
@@ -222,20 +307,20 @@ class Reading:
             yield from self._rows(sql, (start, min(start + PIECE, last)))
 
     def _endpoint_lines(self) -> list[EndpointLine]:
-        lines = {n: EndpointLine(n, e["model"], e["capacity"]) for n, e in self.endpoints.items()}
+        lines = {n: EndpointLine(n, e.model, e.capacity) for n, e in self.endpoints.items()}
         for (name, state, _), count in self._attempts().items():
             if (line := lines.get(name)) is not None:
                 if state == "sent":
                     line.in_flight += 0 if self.finished is not None else count
                 elif state != "answered":
                     line.retries += count
-        for (name, _), (calls, prompt, completion, _) in self._used().items():
+        for (name, _), used in self._used().items():
             if (line := lines.get(name)) is not None:
-                line.calls += calls
-                line.prompt_tokens += prompt
-                line.completion_tokens += completion
-                price = self.endpoints[name]["price"]
-                line.cost += (prompt * price[0] + completion * price[1]) / 1e6
+                line.calls += used.calls
+                line.prompt_tokens += used.prompt_tokens
+                line.completion_tokens += used.completion_tokens
+                price = self.endpoints[name].price
+                line.cost += (used.prompt_tokens * price[0] + used.completion_tokens * price[1]) / 1e6
         return list(lines.values())
 
     def _follow(self) -> None:
@@ -244,14 +329,13 @@ class Reading:
             del self._shown[name]
         if (free := SHOWN - len(self._shown)) > 0:
             rows = self._rows(
-                """SELECT id, persona_id, profile, personality FROM conversations WHERE status <> 'pending'
+                """SELECT id, persona FROM conversations WHERE status <> 'pending'
                    ORDER BY status = 'running' DESC, coalesce(finished_at, 0) DESC, started_at DESC LIMIT ?""",
                 (free + len(self._shown),),
             )
-            for id, persona_id, profile, personality in rows:
+            for id, persona in rows:
                 if id not in self._shown and len(self._shown) < SHOWN:
-                    persona = Persona(id=persona_id, profile=profile.decode(), personality=personality.decode())
-                    self._shown[id] = Dialogue(id, persona)
+                    self._shown[id] = Dialogue(id, _persona(persona))
         for id, dialogue in self._shown.items():
             status = self._rows("SELECT status FROM conversations WHERE id = ?", (id,))[0][0]
             dialogue.nodes.clear()
@@ -260,11 +344,30 @@ class Reading:
             dialogue.status = status
 
 
-def write_trees(directory: Path) -> int:
-    """Write ``trees.jsonl`` in a run's directory from its journal, whole or not at all. Returns the number of trees."""
+def write_trees(directory: Path) -> Trees:
+    """Write ``trees.jsonl`` in a run's directory from its journal, whole or not at all."""
     count = 0
+    scores: dict[str, tuple[int, int]] = {}
     with contextlib.closing(Reading(directory)) as reading, replacing(directory / TREES) as file:
         for tree in reading.trees():
             file.write(tree.to_json() + b"\n")
             count += 1
-    return count
+            for answer in (answer for turn in tree.turns for answer in turn.answers.values()):
+                for judge, score in answer.scores.items():
+                    read, missing = scores.get(judge, (0, 0))
+                    scores[judge] = (read + (score is not None), missing + (score is None))
+    return Trees(count=count, scores=scores)
+
+
+def _described(row: RunRow) -> tuple[dict[str, str], dict[str, EndpointRecord]]:
+    """Settings and endpoints, by name."""
+    described = orjson.loads(row.settings)
+    endpoints = {
+        name: EndpointRecord(e["model"], e["capacity"], (e["price"][0], e["price"][1]), e.get("peak"))
+        for name, e in described["endpoints"].items()
+    }
+    return described["settings"], endpoints
+
+
+def _persona(stored: bytes) -> Persona:
+    return Persona.from_json(orjson.loads(stored))

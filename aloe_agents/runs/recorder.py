@@ -20,9 +20,9 @@ from aloe_agents.messages import CallFinished, ConversationEnded, ConversationSt
 from aloe_agents.model import Call, ChatModel, Completion
 from aloe_agents.runs.journal import Journal, Statement, answer_digest
 
-_START = """INSERT INTO conversations (id, persona_id, profile, personality, status, started_at)
-            VALUES (?, ?, ?, ?, 'running', ?) ON CONFLICT (id) DO UPDATE SET status = 'running', reason = NULL,
-            profile = excluded.profile, personality = excluded.personality, started_at = excluded.started_at"""
+_START = """INSERT INTO conversations (id, persona, status, started_at)
+            VALUES (?, ?, 'running', ?) ON CONFLICT (id) DO UPDATE SET status = 'running', reason = NULL,
+            persona = excluded.persona, started_at = excluded.started_at"""
 END = """UPDATE conversations SET status = ?, reason = ?, turns = ?, calls = ?, prompt_tokens = ?,
           completion_tokens = ?, finished_at = ? WHERE id = ?"""
 _RECALL = """SELECT key, response, digest, text, finish_reason, prompt_tokens, completion_tokens, cached_tokens
@@ -129,7 +129,7 @@ class Recorder:
             case CallFinished():  # in the table of calls
                 return None
             case ConversationStarted(persona=persona):
-                return _START, (conversation, persona.id, persona.profile.encode(), persona.personality.encode(), now)
+                return _START, (conversation, orjson.dumps(persona.to_json()), now)
             case ConversationEnded(status=status, reason=reason, turns=turns, calls=calls):
                 tokens = (message.prompt_tokens, message.completion_tokens)
                 return END, (status, reason or None, turns, calls, *tokens, now, conversation)

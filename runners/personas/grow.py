@@ -28,10 +28,11 @@ from aloe_agents.pools.proposals import KINDS, Kind
 from aloe_agents.pools.review import Review, reviewed
 from aloe_agents.pools.similarity import Novelty
 from aloe_agents.runners.personas.common import configured, embedding, items_of, options, the_file, vectors_of
-from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
+from aloe_agents.runners.terminal import interrupts, loop_runner, resume_line
 from aloe_agents.runs.console import Terminal
 from aloe_agents.runs.journal import Journal, differences
 from aloe_agents.runs.recorder import Recorder
+from aloe_agents.runs.run import describe
 from aloe_agents.text import one_line
 
 TARGETS: dict[str, int] = {"profiles": 330, "personalities": 71}
@@ -152,14 +153,11 @@ def _grow(
     growth = Growth(
         generator, base, plan, store.vectors if store else None, novelty, recorder=Recorder(journal), anew=anew
     )
-    described = {
-        name: {"model": endpoint.name, "capacity": endpoint.limits.capacity, "price": endpoint.price}
-        for name, endpoint in endpoints.items()
-    }
+    described = {name: describe(endpoint) for name, endpoint in endpoints.items()}
 
     async def run() -> int:
         console, over = Terminal(quiet=quiet), asyncio.Event()
-        rounds = 0 if journal.fresh or not journal.run else int(journal.run[3])
+        rounds = 0 if journal.fresh or not journal.run else journal.run.requested
         await journal.claim(
             seed=plan.seed, turns=1, requested=0 if anew else rounds, settings=settings, endpoints=described
         )

@@ -21,9 +21,10 @@ from aloe_agents.pools.proposals import likeness
 from aloe_agents.pools.review import ids_decided
 from aloe_agents.pools.similarity import Admission, Novelty
 from aloe_agents.runners.personas.common import configured, embedding, items_of, skip_bad, the_file, vectors_of
-from aloe_agents.runners.simulate import interrupts, loop_runner, resume_line
+from aloe_agents.runners.terminal import interrupts, loop_runner, resume_line
 from aloe_agents.runs.journal import JOURNAL_FILE, Journal
 from aloe_agents.runs.recorder import Recorder
+from aloe_agents.runs.run import describe
 
 AT_ONCE = 1000
 """Items compared by one product; the mean is the same for all."""
@@ -141,10 +142,7 @@ def _expanded(config: Config, sketches: Sequence[str], out: Path, folder: Path |
     endpoints = building.build_endpoints(config)
     (generator,) = building.build_cast(config, endpoints, folder)
     settings = {**building.role_settings(config), "sketches": digest}
-    described = {
-        name: {"model": endpoint.name, "capacity": endpoint.limits.capacity, "price": endpoint.price}
-        for name, endpoint in endpoints.items()
-    }
+    described = {name: describe(endpoint) for name, endpoint in endpoints.items()}
 
     async def run(journal: Journal) -> list[str | None] | None:
         await journal.claim(seed=0, turns=1, requested=len(sketches), settings=settings, endpoints=described)

@@ -27,7 +27,8 @@ from aloe_agents.config import Config, EndpointTable, RoleTable, RunTable
 from aloe_agents.engine.expansion import coin
 from aloe_agents.model import ChatMessage
 from aloe_agents.personas import Persona
-from aloe_agents.runners.simulate import loop_runner, simulate
+from aloe_agents.runners.simulate import simulate
+from aloe_agents.runners.terminal import loop_runner
 from tests.benchmarks.server import TEXT, load_server
 
 CONVERSATIONS, TURNS, CAPACITY = 50, 10, 64

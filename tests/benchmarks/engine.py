@@ -17,12 +17,12 @@ from aloe_agents.engine.expansion import RandomPath
 from aloe_agents.engine.simulation import Simulation
 from aloe_agents.models.endpoint import Endpoint, Limits
 from aloe_agents.models.scripted.model import ScriptedModel
-from aloe_agents.runners.local import endpoint_lines
-from aloe_agents.runners.simulate import loop_runner
+from aloe_agents.runners.terminal import loop_runner
 from aloe_agents.runs.console import follow
 from aloe_agents.runs.journal import Journal
 from aloe_agents.runs.progress import Progress
 from aloe_agents.runs.recorder import Recorder
+from aloe_agents.runs.run import endpoint_line
 from tests.casts import paper_cast, people
 
 CONVERSATIONS, TURNS = 400, 10
@@ -32,7 +32,9 @@ CALLS = CONVERSATIONS * TURNS * 4
 async def simulate(journal: Journal | None, screen: Console | None) -> tuple[float, float]:
     """CPU seconds of a run on the scripted model, and of them those that drawing took."""
     endpoints = {"scripted": Endpoint("scripted", [ScriptedModel()], Limits(capacity=1024))}
-    progress = Progress("benchmark", 1, TURNS, CONVERSATIONS, lambda: endpoint_lines(endpoints))
+    progress = Progress(
+        "benchmark", 1, TURNS, CONVERSATIONS, lambda: [endpoint_line(name, one) for name, one in endpoints.items()]
+    )
     simulation = Simulation(
         paper_cast(endpoints["scripted"]),
         RandomPath(),

@@ -14,7 +14,7 @@ from aloe_agents.engine.expansion import RandomPath
 from aloe_agents.engine.simulation import Simulation
 from aloe_agents.models.endpoint import Endpoint, Limits
 from aloe_agents.models.http import HttpModel
-from aloe_agents.runners.simulate import loop_runner
+from aloe_agents.runners.terminal import loop_runner
 from aloe_agents.runs.journal import Journal
 from aloe_agents.runs.progress import Progress
 from aloe_agents.runs.recorder import Recorder

@@ -24,7 +24,7 @@ from aloe_agents.errors import FailureReason, Transient
 from aloe_agents.model import Call, Completion
 from aloe_agents.models.endpoint import Endpoint, Limits
 from aloe_agents.models.scripted.model import ScriptedModel
-from aloe_agents.runners.simulate import loop_runner
+from aloe_agents.runners.terminal import loop_runner
 from aloe_agents.runs.journal import Journal
 from aloe_agents.runs.reading import Reading
 from aloe_agents.runs.recorder import Recorder
@@ -113,10 +113,12 @@ def main() -> None:
                 prompts = runner.run(run(url, out))
             metrics = httpx.get(url.removesuffix("/v1") + "/metrics", trust_env=False).text
         with contextlib.closing(Reading(out)) as reading:
-            roles = reading.accounting()["roles"]
+            roles = reading.accounting().roles
         block = int(re.findall(r'block_size="(\d+)"', metrics)[0])
-        prompt, cached = (sum(role[name] for role in roles.values()) for name in ("prompt_tokens", "cached_tokens"))
+        prompt, cached = (
+            sum(getattr(role, name) for role in roles.values()) for name in ("prompt_tokens", "cached_tokens")
+        )
         print(f"  served from cache {cached / prompt:.1%} of {prompt} tokens; possible token by token "
               f"{possible(prompts, model, 1):.1%}, in blocks of {block} {possible(prompts, model, block):.1%}")  # fmt: skip
         for name, role in roles.items():
-            print(f"    {name:<12} {role['cached_tokens'] / role['prompt_tokens']:.1%} of {role['prompt_tokens']}")
+            print(f"    {name:<12} {role.cached_tokens / role.prompt_tokens:.1%} of {role.prompt_tokens}")

@@ -87,7 +87,9 @@ class Served:
     name = "load"
 
     async def chat(self, call: Call) -> Completion:
-        await asyncio.sleep(call.sampling["seconds"])
+        seconds = call.sampling["seconds"]
+        assert isinstance(seconds, float)
+        await asyncio.sleep(seconds)
         return Completion(text=TEXT)
 
 
