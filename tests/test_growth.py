@@ -16,7 +16,8 @@ from aloe_agents.messages import Answered, Proposed, RoundOpened
 from aloe_agents.model import Call, ChatModel, Completion
 from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.pools.embedding import LexicalEmbedder
-from aloe_agents.pools.growth import Growth, GrowthPlan, State, expand
+from aloe_agents.pools.growth import Growth, GrowthPlan, State
+from aloe_agents.pools.importing import expand
 from aloe_agents.pools.items import Item, read_items
 from aloe_agents.pools.similarity import Novelty
 from aloe_agents.roles import Generator, Judge
@@ -265,7 +266,7 @@ def test_what_cannot_grow_is_refused() -> None:
         Growth(Judge(ScriptedModel()), BASE, PLAN, None, None)
     with pytest.raises(ConfigError, match="at least one item"):
         Growth(Generator(ScriptedModel()), [], PLAN, None, None)
-    with pytest.raises(ConfigError, match="1 or more"):
+    with pytest.raises(ConfigError, match="ahead must be at least 1, not 0"):
         growing(ScriptedModel(), replace(PLAN, ahead=0))
 
 

@@ -98,10 +98,21 @@ def test_what_is_imported_gives_the_mean_where_the_pool_has_none() -> None:
     assert sum(v.new for v in raw.admit(rows)) < 5, "the common direction alone exceeds the threshold"
 
 
+def test_an_import_is_centred_on_old_and_new_rows_each_counted_once() -> None:
+    rng = np.random.default_rng(2)
+    old, new = some(rng, 30, 8, common=2.0), some(rng, 5, 8, common=-1.0)
+    novelty = Novelty()
+    novelty.add(old)
+    total = normalised(new).sum(axis=0, dtype="float64")
+    mean = novelty.mean(total, len(new))
+    assert np.allclose(mean, np.concatenate([normalised(old), normalised(new)]).mean(axis=0), atol=1e-6)
+    assert np.allclose(novelty.mean(), normalised(old).mean(axis=0), atol=1e-6), "asking changes nothing"
+
+
 def test_vectors_of_another_dimension_are_refused() -> None:
     novelty = Novelty()
     novelty.add(np.ones((1, 3), np.float32))
-    with pytest.raises(ConfigError, match="the pool's vectors have 3 dimensions, these 4"):
+    with pytest.raises(ConfigError, match="the pool's vectors have 3 dimensions, but these have 4"):
         novelty.admit(np.ones((1, 4), np.float32))
 
 
@@ -127,11 +138,30 @@ def test_rows_apart_are_unlike_all_that_stay_and_spread_out(seed: int, count: in
         assert (vectors[chosen] @ vectors[stay].T).max() <= bound + 1e-5
 
 
+def farthest_first(vectors: Vectors, count: int) -> list[int]:
+    """Farthest-point sampling as it is defined, with no bound on similarity: one row after another, all compared anew."""
+    table = vectors @ vectors.T
+    chosen = [int(table.mean(axis=1).argmin())]
+    while len(chosen) < count:
+        rest = [row for row in range(len(vectors)) if row not in chosen]
+        chosen.append(min(rest, key=lambda row: float(table[row, chosen].max())))
+    return chosen
+
+
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(3, 30))
+@settings(max_examples=50, deadline=None)
+def test_each_row_apart_is_the_farthest_from_those_before_it(seed: int, count: int) -> None:
+    vectors = normalised(some(np.random.default_rng(seed), count))
+    rows = list(apart(vectors, 1.1))
+    assert rows == farthest_first(vectors, count)
+
+
 def test_rows_apart_come_farthest_first() -> None:
     angles = np.radians([0, 2, 4, 90, 180, 182, 270])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    first = [row for row, _ in zip(apart(vectors, 1.0), range(4), strict=False)]
-    assert {row for row in first if row in (0, 1, 2)} and {3, 6} <= set(first) and {4, 5} & set(first)
+    rows = list(apart(vectors, 1.1))
+    assert rows == farthest_first(vectors, 7)
+    assert sorted(rows[:4]) == [0, 3, 4, 6] or {3, 6} <= set(rows[:4]), "one of each group before a second of any"
 
 
 # --- real texts ------------------------------------------------------------------------------------------------------

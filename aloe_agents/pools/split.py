@@ -68,7 +68,7 @@ async def hold_out(
     """
     from aloe_agents.pools.similarity import directions, neighbours
 
-    check_size(count, items, kind)
+    check_size(count, items, kind)  # before anything is embedded
     vectors = directions(await store.vectors([item.text for item in items]), similarity)
     rows = held_out(count, items, at_most, vectors, kind)
     stay = sorted({*range(len(items))}.difference(rows))

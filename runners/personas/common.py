@@ -12,12 +12,12 @@ import click
 from aloe_agents import building
 from aloe_agents.config import Config, load_config
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools.embedding import DEFAULT, VectorStore
+from aloe_agents.pools.embedding import DEFAULT, Embedder, VectorStore
 from aloe_agents.pools.items import VECTORS, Item, folder_of, read_items
 from aloe_agents.pools.similarity import Similarity
+from aloe_agents.runs.run import Run
 
 Command = TypeVar("Command", bound=Callable[..., object])
-Decorator = Callable[[Command], Command]
 
 
 def options(*given: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -72,11 +72,16 @@ def items_of(path: Path, *, field: str | None = None, skip_bad: bool = False) ->
     return items
 
 
+def embedder_of(pool: Path, config: Config, file: Path | None = None) -> Embedder:
+    """The embedder that was asked for, or that made the pool's vectors. ``file`` is the configuration's."""
+    spec = config.pool.embedder or VectorStore.made_with(folder_of(pool) / VECTORS) or DEFAULT
+    return building.build_embedder(spec, config, folder_with(file))
+
+
 @contextlib.contextmanager
 def vectors_of(pool: Path, config: Config, file: Path | None = None) -> Iterator[VectorStore]:
-    """The vectors of a pool. ``file`` is the configuration's."""
-    spec = config.pool.embedder or VectorStore.made_with(folder_of(pool) / VECTORS) or DEFAULT
-    embedder = building.build_embedder(spec, config, folder_with(file))
+    """The vectors of a pool, which is compared in any case. ``file`` is the configuration's."""
+    embedder = embedder_of(pool, config, file)
     with contextlib.closing(VectorStore.beside(pool, embedder, config.pool.similarity)) as store:
         yield store
 
@@ -94,3 +99,13 @@ def _replaced(text: str, words: Mapping[str, str]) -> str:
     for word, other in words.items():
         text = text.replace(word, other)
     return text
+
+
+def stopping(runs: Sequence[Run]) -> Callable[[], None]:
+    """What stops the runs that are open when it is called."""
+
+    def stop() -> None:
+        for run in runs:
+            run.stop()
+
+    return stop

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from aloe_agents.pools.proposals import KINDS
-from aloe_agents.pools.split import AT_MOST, EVALUATION, Part, check_folder, hold_out, shape_of, write_split
+from aloe_agents.pools.split import AT_MOST, EVALUATION, Part, check_folder, check_size, hold_out, shape_of, write_split
 from aloe_agents.runners.personas.common import (
     compared_by,
     configured,
@@ -56,6 +56,7 @@ def command(
         shape = shape_of(count, eval_profiles, eval_personalities)
         for path, wanted, kind in zip((profiles, personalities), shape, KINDS, strict=True):
             items = items_of(path, skip_bad=skip_bad)
+            check_size(wanted, items, kind)
             with vectors_of(path, resolved, config) as store:
                 held = hold_out(kind, items, wanted, store, at_most=at_most, similarity=compared_by(resolved))
                 parts.append(asyncio.run(held))
