@@ -7,5 +7,6 @@ from aloe_agents.roles.judge import Judge
 from aloe_agents.roles.preferred import Preferred
 from aloe_agents.roles.rejected import Rejected
 from aloe_agents.roles.role_player import RolePlayer
+from aloe_agents.roles.speaker import Speaker
 
-__all__ = ["Candidate", "Generator", "Induction", "Judge", "Preferred", "Rejected", "RolePlayer"]
+__all__ = ["Candidate", "Generator", "Induction", "Judge", "Preferred", "Rejected", "RolePlayer", "Speaker"]

@@ -1,15 +1,13 @@
-"""``aloe`` as users run it, in a process of its own: exit codes, one line for what cannot be used, nothing written."""
+"""``aloe`` as users run it: exit codes, one line for what cannot be used, nothing written."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,45 +16,13 @@ import aloe_agents
 from aloe_agents.runners.cli import COMMANDS
 from aloe_agents.training.authors import read_authors
 from aloe_agents.tree import Tree, read_trees
+from tests.commands import ALOE, ENVIRONMENT, ROOT, aloe, held, one_line
 
-ALOE = (sys.executable, "-m", "aloe_agents.runners.cli")
-ROOT = str(Path(aloe_agents.__file__).parent.parent)
-ENVIRONMENT = {**os.environ, "PYTHONPATH": ROOT, "COLUMNS": "100", "GOOD_KEY": "g00d-s3cret", "BAD_KEY": "b4d-s3cret"}
 PERSONAS = "".join(
     json.dumps({"id": name, "profile": f"She is called {name}. She keeps bees.", "personality": "She is blunt."}) + "\n"
     for name in ("ann", "bea", "cleo")
 )
 NEEDED = ("role_player", "induction", "preferred", "rejected")
-
-
-def aloe(
-    arguments: str, at: Path, environment: Mapping[str, str] | None = None, before: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """``aloe ARGUMENTS``, typed in the folder ``at``; ``arguments`` may go on with a pipe, ``before`` is typed first."""
-    return subprocess.run(
-        f"{before} {shlex.join(ALOE)} {arguments}",
-        shell=True,
-        check=False,
-        cwd=at,
-        env={**ENVIRONMENT, **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def one_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
-    """The one line on standard error with which a command ended that could do nothing."""
-    assert done.returncode == code, done.stderr
-    assert re.fullmatch(r"aloe: [^\n]+\n", done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.removeprefix("aloe: ").rstrip("\n")
-
-
-def held(folder: Path) -> dict[str, bytes]:
-    """All files below ``folder`` but the notes that SQLite keeps beside a database."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not re.search("-(wal|shm)$", path.name))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def trees(run: Path) -> list[Tree]:

@@ -17,7 +17,7 @@ from aloe_agents.evaluation.comparison import Comparison, ComparisonRow
 from aloe_agents.evaluation.metrics import measure
 from aloe_agents.models.scripted.small_world import people
 from aloe_agents.runners.closed_loop import BASE, DPO, PREFERRED, REJECTED, claims_of, close_loop
-from tests.test_cli import ALOE, ENVIRONMENT, aloe, one_line
+from tests.commands import ALOE, ENVIRONMENT, aloe, one_line
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "closed_loop.py"
 MISSING = [name for name in ("trl", "vllm") if importlib.util.find_spec(name) is None]

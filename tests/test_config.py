@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aloe_agents.config import NEEDED_ROLES, SCRIPTED, Config, api_key, load_config, parse_override
 from aloe_agents.errors import ConfigError
+from aloe_agents.model import RESERVED
 
 ENDPOINT = '[endpoints.big]\nbase_url = "http://127.0.0.1:8000/v1"\nmodel = "some-model"\n'
 ROLES = "".join(f'[roles.{name}]\nendpoint = "big"\n' for name in NEEDED_ROLES)
@@ -342,7 +343,9 @@ def test_the_resolved_configuration_loads_again_to_the_same(
     assert load_config(elsewhere).to_toml() == config.to_toml()
 
 
-names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6).filter(lambda name: name != SCRIPTED)
+names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6).filter(
+    lambda name: name not in (SCRIPTED, *RESERVED)
+)
 values = st.recursive(
     st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner, max_size=2),

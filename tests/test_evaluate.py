@@ -23,7 +23,7 @@ from aloe_agents.models.scripted.server import make_app, serve
 from aloe_agents.pools.items import read_pool
 from aloe_agents.runners.evaluate import NOWHERE, Model, _candidate, _over, evaluate
 from aloe_agents.tree import read_trees
-from tests.test_cli import ALOE, aloe, one_line
+from tests.commands import ALOE, aloe, one_line
 from tests.test_personas import OWN
 from tests.test_resume import Counting
 

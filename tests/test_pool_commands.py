@@ -20,7 +20,7 @@ from aloe_agents.models.scripted.server import make_app, serve
 from aloe_agents.personas import read_personas
 from aloe_agents.pools.embedding import LexicalEmbedder
 from aloe_agents.pools.items import read_items, read_pool
-from tests.test_cli import ALOE, aloe, one_line
+from tests.commands import ALOE, aloe, one_line
 from tests.test_personas import AUTHORS, OWN
 from tests.test_resume import Counting, keys
 

@@ -22,7 +22,7 @@ from aloe_agents.training.rows import FORMS, Filter, Form, Left, pairs, rows
 from aloe_agents.training.writing import writer
 from aloe_agents.tree import Answer, Tree, Turn, read_trees
 from tests.casts import paper_cast
-from tests.test_cli import aloe, one_line
+from tests.commands import aloe, one_line
 from tests.test_personas import OWN
 
 PEOPLE = sample_personas(read_pool(OWN / "profiles.txt")[0], read_pool(OWN / "personalities.txt")[0], 30, 1)

@@ -20,7 +20,7 @@ from aloe_agents.models.guard import session_members
 from aloe_agents.models.serving import local_model, on_gpu, served
 from aloe_agents.pools.items import read_pool
 from aloe_agents.tree import read_trees
-from tests.test_cli import ALOE, ENVIRONMENT, aloe, one_line
+from tests.commands import ALOE, ENVIRONMENT, aloe, one_line
 from tests.test_personas import OWN
 from tests.tiny_models import FAMILIES, make_tiny
 from tests.vllm_server import require_vllm, vllm_processes

@@ -19,7 +19,7 @@ from aloe_agents.runners.train import _model as loaded
 from aloe_agents.runners.train import train
 from aloe_agents.training.plan import TrainingPlan, last_checkpoint
 from aloe_agents.training.preparing import as_rows, conversations, digest_of_files, fitted, mixed, read_rows
-from tests.test_cli import aloe, one_line
+from tests.commands import aloe, one_line
 from tests.test_personas import AUTHORS, OWN
 
 pytestmark = pytest.mark.skipif(
