@@ -270,6 +270,24 @@ def test_what_cannot_grow_is_refused() -> None:
         growing(ScriptedModel(), replace(PLAN, ahead=0))
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"calls": 0}, "calls must be at least 1, not 0"),
+        ({"tokens": 0}, "tokens must be at least 1, not 0"),
+        ({"tokens": -5}, "tokens must be at least 1, not -5"),
+        ({"money": 0.0}, "money must be more than 0, not 0"),
+        ({"money": -1.5}, "money must be more than 0, not -1.5"),
+        ({"target": 0}, "target must be at least 1, not 0"),
+        ({"wanted": -1}, "wanted must be at least 1, not -1"),
+        ({"bottleneck": 1.5}, "bottleneck must be from 0 to 1, not 1.5"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(fields: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        replace(PLAN, **fields)  # type: ignore[arg-type]
+
+
 async def test_a_target_that_is_reached_already_asks_nothing() -> None:
     asked = Asked()
     state = await growing(asked, replace(PLAN, target=20)).run()
