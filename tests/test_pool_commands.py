@@ -297,7 +297,7 @@ def place(tmp_path: Path) -> Path:
         ("personas grow profiles --out p.jsonl --embedder endpoint:big", "names an endpoint 'big' that the configuration"),
         ("personas grow profiles --out p.jsonl --embedder nothing:Thing", "cannot load nothing:Thing"),
         ("personas grow profiles --out p.jsonl --seeds nowhere.txt --embedder lexical", "nowhere.txt cannot be read"),
-        ("personas review few.txt", "is no pool yet: aloe personas import few.txt --out few.jsonl"),
+        ("personas review few.txt", "is not a pool yet: aloe personas import few.txt --out few.jsonl"),
         ("personas import few.txt --field profile --out p.csv", "a pool is written as JSONL"),
         ("personas gorw profiles", "no command 'gorw'; did you mean 'grow'?"),
     ],

@@ -186,5 +186,5 @@ def test_a_pool_that_is_written_anew_keeps_its_decisions(tmp_path: Path) -> None
     Review(pool, folder_of(pool)).decide(ITEMS[0], "drop")
     assert reviewed([*ITEMS, Item(text="He sings.", id="00003")], folder_of(pool))[0] == ITEMS[1]
     (folder_of(pool) / "review.jsonl").write_text(json.dumps({"item": 3}))
-    with pytest.raises(ConfigError, match="line 1 is no decision"):
+    with pytest.raises(ConfigError, match="line 1 is not a decision"):
         Review(pool, folder_of(pool))

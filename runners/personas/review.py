@@ -18,16 +18,16 @@ HELP = "[k]eep  [d]rop  [e]dit  [u]ndo  [s]kip  [q]uit"
 
 @click.command()
 @click.argument("pool", type=click.Path(path_type=Path))
-@click.option("--all", "everything", is_flag=True, help="Those already decided about, too.")
+@click.option("--all", "everything", is_flag=True, help="Include items that are already decided.")
 def command(pool: Path, everything: bool) -> None:
-    """Step through a pool and keep, drop or edit each item. Decisions are written down at once, beside the pool; the
-    next review goes on where this one ended, and undo takes them back one by one.
+    """Step through a pool and keep, drop or edit each item. Each decision is written at once, beside the pool. The next
+    review starts where this one ended, and undo takes decisions back one by one.
 
     \b
     aloe personas review pools/profiles.jsonl
     """
     if pool.suffix.lower() not in (".jsonl", ""):
-        raise ConfigError(f"{pool} is no pool yet: aloe personas import {pool} --out {pool.with_suffix('.jsonl')}")
+        raise ConfigError(f"{pool} is not a pool yet: aloe personas import {pool} --out {pool.with_suffix('.jsonl')}")
     review = Review(pool, folder_of(pool))
     waiting = list(review.items) if everything else review.open()
     at = 0
@@ -75,7 +75,7 @@ def _wrapped(text: str) -> str:
 
 
 def _asked() -> str:
-    """The key that was pressed, one of those offered. The end of the input is q."""
+    """The next key pressed that means something; q at the end of the input."""
     while True:
         try:
             key = (click.getchar() if sys.stdin.isatty() else sys.stdin.read(1)).lower()
