@@ -70,7 +70,7 @@ def text_lines(path: Path | str, blank: bool = False) -> Iterator[tuple[int, str
 def read_values(path: Path | str, remarks: list[str]) -> Iterator[tuple[str, object]]:
     """The values in a file, each with its place (``"a.jsonl, line 3"``). A broken line yields a ConfigError as its value.
 
-    The suffix tells the format: ``.csv``, ``.tsv``, ``.parquet``, ``.json`` (a list). Any other file is JSON lines, or
+    The suffix tells the format: ``.csv``, ``.tsv``, ``.parquet``, ``.json`` (a list). All other files are JSON lines, or
     plain text with one item per line. A line with several JSON values yields them all, and adds to ``remarks``.
     """
     path = Path(path)

@@ -38,7 +38,7 @@ _AT_ONCE = 256
 
 
 class Embedder(Protocol):
-    """Anything that turns texts into vectors."""
+    """Whatever turns texts into vectors."""
 
     @property
     def name(self) -> str:

@@ -202,9 +202,13 @@ def _base(of: Kind, out: Path | None, seeds: Seeds | None) -> list[Item]:
     if out is not None and out.exists():
         if seeds is not None:
             raise ConfigError(f"{out} exists and grows on from what it holds: give no seeds, or choose another file")
-        # items that a review dropped count as members, so that nothing like them comes back
-        return Review(out, folder_of(out)).items if (folder_of(out) / REVIEW).exists() else _read(out)
+        return _members(out)
     return _seeded(of, seeds)
+
+
+def _members(pool: Path) -> list[Item]:
+    """The items of a pool. Those that a review dropped count as well, so that nothing like them comes back."""
+    return Review(pool).items if (folder_of(pool) / REVIEW).exists() else _read(pool)
 
 
 def _seeded(of: Kind, seeds: Seeds | None) -> list[Item]:

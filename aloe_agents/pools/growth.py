@@ -17,7 +17,7 @@ import asyncio
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aloe_agents.engine.agent import Agent
@@ -197,15 +197,11 @@ class Growth:
         if self._anew:
             return
         held = await self._recorder.held("RoundOpened", "Proposed")
-        if held:
-            self._expect(max(int(id.removeprefix(_PREFIX)) for id in held))
+        self._expect(max(map(_number, held), default=0))
         for id, past in held.items():
             if opened := past.said.get("RoundOpened"):
                 self._examples[id] = tuple(opened["examples"])
-            if past.status in ("completed", "failed"):
-                self._over[id] = _over(past)
-        last = max((id for id, over in self._over.items() if over.status == "completed"), default="")
-        self._over = {id: over for id, over in self._over.items() if id <= last}  # no later round built on the others
+        self._over = _finished(held)
 
     def _expect(self, rounds: int) -> None:
         """Count at least so many rounds as requested."""
@@ -335,6 +331,16 @@ _PREFIX = "round-"
 
 def _id(number: int) -> str:
     return f"{_PREFIX}{number:05d}"
+
+
+def _number(id: str) -> int:
+    return int(id.removeprefix(_PREFIX))
+
+
+def _finished(held: Mapping[str, PastConversation]) -> dict[str, Proposal]:
+    """The rounds that ended, up to the last completed one: later ones failed, and no round was built on them."""
+    last = max((id for id, past in held.items() if past.status == "completed"), default="")
+    return {id: _over(past) for id, past in held.items() if id <= last and past.status in ("completed", "failed")}
 
 
 def _over(past: PastConversation) -> Proposal:

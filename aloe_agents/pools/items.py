@@ -1,6 +1,6 @@
 """Pools of profiles and of personalities: reading them in whatever form, writing them.
 
-1. A pool is a JSONL file of items: ``{"id": "00001", "text": "...", "source": "seed"}``. Any file with texts is read as
+1. A pool is a JSONL file of items: ``{"id": "00001", "text": "...", "source": "seed"}``. Every file of texts is read as
    a pool: JSONL of strings or objects, a JSON list, CSV, TSV, Parquet, plain text with one item per line.
 2. What belongs to a pool besides its items lies in a folder beside it, ``NAME.pool`` for ``NAME.jsonl``: the texts'
    vectors, the journal of the calls that grew it, what was dropped and why, a reviewer's decisions.
@@ -73,7 +73,7 @@ def read_pool(path: Path | str, *, field: str | None = None, skip_bad: bool = Fa
 def read_items(path: Path | str, *, field: str | None = None, skip_bad: bool = False) -> tuple[list[Item], list[str]]:
     """The items of a file, and a remark for each line that needed mending.
 
-    The suffix tells the format: ``.csv``, ``.tsv``, ``.parquet``, ``.json`` (a list). Any other file is JSONL (each line
+    The suffix tells the format: ``.csv``, ``.tsv``, ``.parquet``, ``.json`` (a list). All other files are JSONL (each line
     a string or an object), or plain text with one item per line. ``field`` names the field or column with the texts; by
     default it is the one of ``FIELDS`` that the file has. A line with several JSON values counts as that many items,
     and a remark says so (one line of the published ALOE profiles is like that). An item without an id gets its place in

@@ -49,15 +49,13 @@ async def portray(
 
 def facts_of(pool: Path | str, items: Sequence[Item], found: Diversity, measured: str) -> Facts:
     """The one-line figures of a pool. ``measured`` says how similarity was measured."""
-    sources = Counter(item.source for item in items)
-    rounds = sorted((int(source.split()[1]), count) for source, count in sources.items() if _is_round(source))
-    others = [(source, count) for source, count in sources.most_common(5) if source and not _is_round(source)]
+    others, rounds = _sources(items)
     dropped = _dropped(folder_of(pool) / DROPPED).most_common()
     quantiles = np.quantile(found.nearest, [0.1, 0.5, 0.9, 1.0]) if len(found.nearest) else np.zeros(4)
     facts = [
         ("items", f"{found.items}, {found.words / found.items:.0f} words each"),
-        ("come from", ", ".join(f"{count} {source}" for source, count in others)),
-        ("accepted per round", " ".join(str(count) for _, count in rounds)),
+        ("come from", others),
+        ("accepted per round", rounds),
         ("dropped", ", ".join(f"{count} {reason}" for reason, count in dropped)),
         ("similarity", measured),
         ("nearest neighbour", "median {1:.2f}, tenth {0:.2f} to {2:.2f}, highest {3:.2f}".format(*quantiles)),
@@ -117,6 +115,14 @@ def _data(items: Sequence[Item], found: Diversity, plane: NDArray[np.float64]) -
         "edges": [round(float(edge), 3) for edge in edges],
     }
     return orjson.dumps(data).decode().replace("<", "\\u003c")
+
+
+def _sources(items: Sequence[Item]) -> tuple[str, str]:
+    """Where items come from, but for rounds; and how many joined in each round."""
+    sources = Counter(item.source for item in items)
+    rounds = sorted((int(source.split()[1]), count) for source, count in sources.items() if _is_round(source))
+    others = [f"{count} {source}" for source, count in sources.most_common(5) if source and not _is_round(source)]
+    return ", ".join(others), " ".join(str(count) for _, count in rounds)
 
 
 def _is_round(source: str) -> bool:

@@ -46,14 +46,14 @@ class Review:
         found = [before.get((item.id, item.text), item) for item in items]
         texts, taken = {item.text for item in found}, {item.id for item in found}
         free = ids_after([*taken, *(decision.item.id for decision in self._decisions)])
-        for decision in self.decided.values():
-            item = decision.item
-            if decision.verdict == "drop" and item.text not in texts:
-                if item.id in taken:  # by another item, since the pool was grown anew
-                    item = replace(item, id=next(free))
-                taken.add(item.id)
-                found.append(item)
+        for item in self._dropped():
+            if item.text not in texts:  # an id may be taken by another item, since the pool was grown anew
+                found.append(replace(item, id=next(free)) if item.id in taken else item)
+                taken.add(found[-1].id)
         return sorted(found, key=lambda item: item.id)
+
+    def _dropped(self) -> list[Item]:
+        return [decision.item for decision in self.decided.values() if decision.verdict == "drop"]
 
     @property
     def decided(self) -> dict[str, Decision]:

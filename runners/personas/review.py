@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools.items import Item, folder_of
+from aloe_agents.pools.items import Item
 from aloe_agents.pools.review import Review
 from aloe_agents.text import inert
 
@@ -28,7 +28,7 @@ def command(pool: Path, everything: bool) -> None:
     """
     if pool.suffix.lower() not in (".jsonl", ""):
         raise ConfigError(f"{pool} is not a pool yet: aloe personas import {pool} --out {pool.with_suffix('.jsonl')}")
-    review = Review(pool, folder_of(pool))
+    review = Review(pool)
     waiting = list(review.items) if everything else review.open()
     at = 0
     while 0 <= at < len(waiting):
