@@ -22,7 +22,7 @@ import tenacity
 from numpy.typing import ArrayLike
 
 from aloe_agents.errors import CallFailed, ConfigError, FailureReason, Fatal, Transient
-from aloe_agents.models.answers import Server, failure_of, place_of
+from aloe_agents.models.answers import Server, failure_of
 from aloe_agents.pools.items import VECTORS, folder_of
 from aloe_agents.pools.similarity import Vectors, normalised
 from aloe_agents.text import impersonal, one_line, storable, telling_words
@@ -155,7 +155,7 @@ class EndpointEmbedder:
         self.name = name or model
         self.attempts, self.timeout = attempts, timeout
         self._url = base_url.rstrip("/") + "/embeddings"
-        self._server = Server(place_of(base_url), model, key, key_from)
+        self._server = Server(self._url, model, key, key_from)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     async def embed(self, texts: Sequence[str]) -> Vectors:

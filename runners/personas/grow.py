@@ -56,7 +56,6 @@ rules = options(
 @rules
 @click.option("--force", is_flag=True, help="Go on with a pool that was grown with different settings.")
 @click.option("--plain", is_flag=True, help="Print plain lines instead of the live display.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def command(
     of: Kind,
     out: Path,
@@ -65,7 +64,6 @@ def command(
     config: Path | None,
     force: bool,
     plain: bool,
-    quiet: bool,
     **pool: object,
 ) -> int:
     """Let a pool grow: show a few of its members to a model, ask for new ones, keep what is unlike all members.
@@ -77,7 +75,7 @@ def command(
     resolved = configured(config, POOL_ROLES, **pool)
     if seed is not None:
         resolved = resolved.model_copy(update={"run": resolved.run.model_copy(update={"seed": seed})})
-    return grow(resolved, of, out, seeds, file=config, force=force, plain=plain, quiet=quiet)
+    return grow(resolved, of, out, seeds, file=config, force=force, plain=plain)
 
 
 def grow(

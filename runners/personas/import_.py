@@ -64,11 +64,7 @@ def command(
         **{"into another pool": f"into another pool: aloe personas import {out} {paths[0]} --out ANOTHER"}
     ):
         check_import(out)
-    given = [
-        Item(text=item.text, id=item.id, source=item.source or path.name)
-        for path in paths
-        for item in items_of(path, field=field, skip_bad=skip_bad)
-    ]
+    given = _given(paths, field, skip_bad)
     failed = 0
     if sketched:
         expanded = _expanded(resolved, given, out, config)
@@ -85,6 +81,15 @@ def command(
     done = asyncio.run(import_items(given, out, embedder=how, similarity=pool.similarity, threshold=pool.threshold))
     click.echo(_summary(done))
     return 1 if failed else 0
+
+
+def _given(paths: Sequence[Path], field: str | None, skip_bad: bool) -> list[Item]:
+    """The items of all files, each with its source."""
+    return [
+        Item(text=item.text, id=item.id, source=item.source or path.name)
+        for path in paths
+        for item in items_of(path, field=field, skip_bad=skip_bad)
+    ]
 
 
 def _summary(done: Imported) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -30,32 +31,39 @@ def command(pool: Path, everything: bool) -> None:
         raise ConfigError(f"{pool} is not a pool yet: aloe personas import {pool} --out {pool.with_suffix('.jsonl')}")
     review = Review(pool)
     waiting = list(review.items) if everything else review.open()
-    at = 0
-    while 0 <= at < len(waiting):
+    at: int | None = 0
+    while at is not None and at < len(waiting):
         _show(review, waiting[at], at, len(waiting))
-        match _asked():
-            case "k":
-                review.decide(waiting[at], "keep")
-            case "d":
-                review.decide(waiting[at], "drop")
-            case "e":
-                text = click.edit(waiting[at].text + "\n")
-                text = " ".join((text or "").split())
-                if not text:
-                    continue
-                review.decide(waiting[at], "edit", text)
-            case "u":
-                if (back := review.undo()) is None:
-                    click.echo("  nothing to undo")
-                else:
-                    click.echo(f"  undone: {back.id}")
-                    at = next((n for n, item in enumerate(waiting) if item.id == back.id), at)
-                continue
-            case "q":
-                break
-        at += 1
+        at = _acted(review, waiting, at, _asked())
     counts = [sum(d.verdict == verdict for d in review.decided.values()) for verdict in ("keep", "drop", "edit")]
     click.echo(f"{pool}: {counts[0]} kept, {counts[1]} dropped, {counts[2]} edited, {len(review.open())} not looked at")
+
+
+def _acted(review: Review, waiting: Sequence[Item], at: int, key: str) -> int | None:
+    """Do what ``key`` asks for with the item ``at``. Returns the place of the next item; None to quit."""
+    match key:
+        case "q":
+            return None
+        case "u":
+            return _undone(review, waiting, at)
+        case "k":
+            review.decide(waiting[at], "keep")
+        case "d":
+            review.decide(waiting[at], "drop")
+        case "e":
+            text = " ".join((click.edit(waiting[at].text + "\n") or "").split())
+            if not text:
+                return at
+            review.decide(waiting[at], "edit", text)
+    return at + 1
+
+
+def _undone(review: Review, waiting: Sequence[Item], at: int) -> int:
+    if (back := review.undo()) is None:
+        click.echo("  nothing to undo")
+        return at
+    click.echo(f"  undone: {back.id}")
+    return next((n for n, item in enumerate(waiting) if item.id == back.id), at)
 
 
 def _show(review: Review, item: Item, at: int, count: int) -> None:
