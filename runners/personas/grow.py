@@ -10,7 +10,7 @@ import click
 
 from aloe_agents import building
 from aloe_agents.config import POOL_ROLES, Config
-from aloe_agents.errors import Fatal
+from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.pools.growing import TARGETS, GrowthRules, Pool
 from aloe_agents.pools.growing import grow as grow_pool
 from aloe_agents.pools.items import Item, check_place, folder_of
@@ -26,9 +26,9 @@ from aloe_agents.runners.personas.common import (
     stopping,
 )
 from aloe_agents.runners.personas.picture import ENDS, Picture
-from aloe_agents.runners.terminal import interrupts, loop_runner, resume_line, told_in_options
+from aloe_agents.runners.terminal import interrupts, loop_runner, resume_line
 from aloe_agents.runs.console import Terminal
-from aloe_agents.runs.run import Run
+from aloe_agents.runs.run import OtherSettings, Run
 
 rules = options(
     click.option("--target", type=click.IntRange(1), help="Stop at N members (default: the paper's 330 or 71).",
@@ -125,9 +125,14 @@ def grow(
     with (
         loop_runner() as runner,
         naming_options(**{"give no seeds": "leave --seeds out", "another file": "another --out"}),
-        told_in_options("a pool that was grown with different settings"),
     ):
-        ended, error = runner.run(_watched(work, opened, picture))
+        try:
+            ended, error = runner.run(_watched(work, opened, picture))
+        except OtherSettings as other:
+            raise ConfigError(
+                f"{out} was grown with different settings: {'; '.join(other.differing)}. Choose another --out, or --force "
+                "to go on (answers to unchanged questions are kept)"
+            ) from None
     return _concluded(out, ended, error, picture)
 
 
