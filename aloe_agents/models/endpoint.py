@@ -63,7 +63,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, count in (("capacity", self.capacity), ("attempts", self.attempts)):
-            if count is not None and not (isinstance(count, int) and count >= 1):
+            unlimited = count is None and name == "capacity"
+            if not unlimited and not (type(count) is int and count >= 1):
                 raise ConfigError(f"{name} must be a whole number, at least 1, not {count!r}")
         for name in ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "patience"):
             value = getattr(self, name)
