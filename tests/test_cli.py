@@ -355,7 +355,9 @@ def test_a_port_that_is_taken_is_named(server: str, tmp_path: Path) -> None:
     for model in ("scripted", "model"):  # else vLLM's /health might be answered by another server
         done = aloe(f"serve {model} --port {port}", tmp_path)
         assert one_line(done).startswith(f"cannot listen on 127.0.0.1:{port}")
-    assert "--latency and --seed are of the scripted model" in one_line(aloe("serve model --latency 1", tmp_path))
+    assert "--latency and --seed apply only to the scripted model" in one_line(
+        aloe("serve model --latency 1", tmp_path)
+    )
 
 
 # --- status, export, doctor --------------------------------------------------------------------------------------------
