@@ -1,4 +1,4 @@
-"""The count of what can still move: nobody is told that he is stuck who is not, and nobody waits for ever."""
+"""The count of what can still move: a role that can move is never told it is stuck, and nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aloe_agents.errors import Stuck
 from aloe_agents.messages import Address, Answered, Message, UserSaid
 from aloe_agents.model import Call, Completion
 from aloe_agents.testing import run_virtual
-from tests.casts import Critic, Digest, Flagged, paper_cast, people
+from tests.casts import Critic, Digest, Noticed, paper_cast, people
 
 FIRST: Address = ("UserSaid", (), "first")
 SECOND: Address = ("UserSaid", (), "second")
@@ -113,16 +113,16 @@ async def test_a_call_that_settles_after_the_end_changes_no_count() -> None:
 
 
 class Impatient(Critic):
-    """Waits for an answer as long as it likes, and then says something that another one waits for."""
+    """Gives up waiting for one answer, and then says what another role waits for."""
 
     hears = (UserSaid,)  # type: ignore[assignment]
 
-    async def respond(self, heard: UserSaid, scene: Scene) -> Flagged:  # type: ignore[override]
+    async def respond(self, heard: UserSaid, scene: Scene) -> Noticed:  # type: ignore[override]
         try:
             verdict = (await asyncio.wait_for(scene.need(Answered, "nobody"), 0.5)).text
         except TimeoutError:
             verdict = (await scene.need(Answered, "preferred")).text
-        return Flagged.after(heard, verdict=verdict)
+        return Noticed(verdict=verdict)
 
 
 class Slow(Digest):
@@ -139,8 +139,8 @@ class Depending:
     name, hears, essential = "depending", (UserSaid,), False
 
     async def respond(self, heard: UserSaid, scene: Scene) -> Answered:
-        flagged = await scene.need(Flagged)
-        return Answered.after(heard, label="depending", text=flagged.verdict)
+        flagged = await scene.need(Noticed)
+        return Answered(label="depending", text=flagged.verdict)
 
 
 def test_a_role_may_give_up_waiting_and_go_on() -> None:

@@ -76,7 +76,7 @@ class Asking:
         for text in ("Who?", "Who?", "Wörter"):
             await scene.ask(self.model, [{"role": "user", "content": text}], top_p=0.9, temperature=0.5)
         self.drawn = [scene.rng.random() for _ in range(3)]
-        return Answered.after(heard, label="x", text="I.")
+        return Answered(label="x", text="I.")
 
 
 class Keys:
