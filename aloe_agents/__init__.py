@@ -10,18 +10,7 @@
         run = await aloe.simulate(cast, aloe.read_personas("personas.jsonl"), out="runs/one")   # the same call resumes
     run.accounting, run.failures(), run.table()
 
-A role of your own::
-
-    class SafetyCritic:
-        name = "safety"
-        hears = (Answered,)
-
-        def __init__(self, model: ChatModel) -> None:
-            self.model = model
-
-        async def respond(self, heard: Answered, scene: Scene) -> Flagged:
-            verdict = await scene.ask(self.model, [{"role": "user", "content": f"Is this unsafe? {heard.text}"}])
-            return Flagged(verdict=verdict.text)
+``examples/01_safety_critic.py`` is a role of your own; ``docs/roles.md`` says what a role may do.
 
 Names are loaded when they are first used: importing the package costs next to nothing.
 """

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     @classmethod
     def of(cls, message: Message) -> Entry:
         """``message``, taken apart."""
-        return cls(message.path, type(message).__name__, message.label, message.body())
+        return cls(tuple(message.path), type(message).__name__, str(message.label), message.body())
 
 
 class Cause(NamedTuple):

@@ -71,8 +71,13 @@ def parse(text: str, source: str, fields: Collection[str] = (), sections: Collec
     if missing := [name for name in _SECTIONS if name in sections and name not in found]:
         raise ConfigError(f"prompt {source}: the section '## {missing[0]}' is missing")
     for name, body in found.items():
-        for field in _FIELD.findall(body):
-            if field not in fields:
-                offered = ", ".join(f"{{{known}}}" for known in sorted(fields)) or "none"
-                raise ConfigError(f"prompt {source}, ## {name}: unknown field {{{field}}}; this role fills {offered}")
+        _check_fields(name, body, source, fields)
     return Prompt(source, found)
+
+
+def _check_fields(name: str, body: str, source: str, fields: Collection[str]) -> None:
+    """Raise ConfigError for a field of a section that its role does not fill."""
+    for field in _FIELD.findall(body):
+        if field not in fields:
+            offered = ", ".join(f"{{{known}}}" for known in sorted(fields)) or "none"
+            raise ConfigError(f"prompt {source}, ## {name}: unknown field {{{field}}}; this role fills {offered}")

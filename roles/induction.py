@@ -27,6 +27,7 @@ class Induction:
         self.attempts = attempts
 
     async def respond(self, heard: UserSaid, scene: Scene) -> PersonaRevealed:
+        """Asks what the dialogue has revealed, again if the answer cannot be read."""
         lines = [line for past in scene.history for line in (f"A: {past.user}", f"B: {past.answer}")]
         fields = {
             "profile": scene.persona.profile,

@@ -20,6 +20,7 @@ class Preferred:
         self.prompt = prompts.load(prompt, {"message", "revealed"}, {"user"})
 
     async def respond(self, heard: PersonaRevealed, scene: Scene) -> Answered:
+        """Answers with the revealed persona as a hint."""
         message = (await scene.need(UserSaid)).text
         revealed = f"Profile: {heard.profile}\nPersonalities: {heard.personality}"
         asked = self.prompt.fill("user", message=message, revealed=revealed)

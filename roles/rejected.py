@@ -18,5 +18,6 @@ class Rejected:
         self.model = model
 
     async def respond(self, heard: UserSaid, scene: Scene) -> Answered:
+        """Answers the dialogue as it stands."""
         answer = await scene.ask(self.model, [*scene.dialogue, {"role": "user", "content": heard.text}])
         return Answered(label="rejected", text=answer.text.strip(), finish_reason=answer.finish_reason)

@@ -25,6 +25,7 @@ class RolePlayer:
         self.attempts = attempts
 
     async def respond(self, heard: TurnOpened, scene: Scene) -> UserSaid:
+        """Speaks as the persona, again if only stage directions came."""
         persona = scene.persona
         messages: list[ChatMessage] = [
             self.prompt.fill("system", profile=persona.profile, personality=persona.personality),

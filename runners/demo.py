@@ -1,4 +1,4 @@
-"""``aloe demo``: the main job on the embedded default: personas of the package, the scripted model, a live picture."""
+"""``aloe demo``: the main job without a model: the package's personas, the scripted stand-in, a live picture."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from aloe_agents.tree import read_trees
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="The run's directory (default: a temporary one).")
-@click.option("--seed", type=int, default=7, show_default=True)
-@click.option("--turns", type=click.IntRange(1), default=10, show_default=True)
-@click.option("--train", "trained", is_flag=True, help="The closed loop: train small models from nothing on simulated trees, "
-              "serve and evaluate them. Needs trl and vLLM, and on two processors about twenty minutes.")  # fmt: skip
-@click.option("--plain", is_flag=True, help="Lines instead of the live picture.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's directory; default: a temporary one.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Random seed.")
+@click.option("--turns", type=click.IntRange(1), default=10, show_default=True, help="Turns per conversation.")
+@click.option("--train", "trained", is_flag=True, help="Close the loop: train small models from nothing on simulated trees, "
+              "serve and evaluate them. Needs trl and vLLM; takes about twenty minutes on two cores.")  # fmt: skip
+@click.option("--plain", is_flag=True, help="Print plain lines instead of the live display.")
 def command(out: Path | None, seed: int, turns: int, trained: bool, plain: bool) -> int:
-    """Simulate 24 users offline, with a judge, and print_comparison what came of it. Needs no key, no model and no GPU.
+    """Simulate 24 users offline, with a judge, and show what came of it. No key, no model, no GPU.
 
     \b
     aloe demo
@@ -74,7 +74,7 @@ def _grown(kind: Kind, pool: Path, seed: int, plain: bool) -> list[str]:
     if grow(config, kind, pool, plain=plain, quiet=True) == 130:
         raise KeyboardInterrupt
     texts, _ = read_pool(pool)
-    click.echo(f"{pool}: {len(texts)} {kind}, half of them proposed by a generator and unlike all others")
+    click.echo(f"{pool}: {len(texts)} {kind}, half of them proposed by a generator and unlike the rest")
     return texts
 
 

@@ -174,14 +174,16 @@ def test_a_server_that_is_not_up_yet_is_waited_for_by_one_call_at_a_time(
     async def main() -> float:
         endpoint = Endpoint("big", [model], Limits(capacity=8, attempts=2))
         await asyncio.gather(*(endpoint.chat(Call(messages=(), conversation=f"c{n}")) for n in range(100)))
-        assert endpoint.breaker.closed_after == pytest.approx(asyncio.get_running_loop().time(), rel=0.3)
         return asyncio.get_running_loop().time()
 
     model = Flaky(until=40.0, refuses=refuses)
     assert 40 <= run_virtual(main()) < 80
     assert model.asked.total() <= 8 + 8  # those in flight when it went down, then 1, 2, 4, 8, 16 seconds apart
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["big does not answer (down); waiting for it, nothing is sent meanwhile", "big answers again"]
+    assert said == [
+        "big does not answer (down); waiting for it, and sending nothing until it does",
+        "big answers again",
+    ]
 
 
 def test_a_server_that_stays_away_ends_the_run_and_one_poisonous_call_does_not() -> None:
@@ -191,7 +193,9 @@ def test_a_server_that_stays_away_ends_the_run_and_one_poisonous_call_does_not()
         return await asyncio.gather(*calls, return_exceptions=True)
 
     ended = run_virtual(asked(Flaky(until=1e9), 4))
-    assert any(isinstance(end, Fatal) and "has answered nobody for 2 minutes (down)" in str(end) for end in ended)
+    assert any(
+        isinstance(end, Fatal) and "has not answered any request for 2 minutes (down)" in str(end) for end in ended
+    )
     poisonous = run_virtual(asked(Flaky(until=1e9, refuses=False), 1))
     assert isinstance(poisonous[0], CallFailed) and poisonous[0].reason is R.SERVER_ERROR
 

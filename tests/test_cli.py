@@ -131,13 +131,16 @@ def test_the_help_of_every_command_shows_an_example(tmp_path: Path, name: str) -
         ("statsu run", "no command 'statsu'; did you mean 'status'?"),
         (
             "zzz",
-            "no command 'zzz' (there are demo, personas, simulate, evaluate, compare, judge, train, annotate, watch, status, export, serve, doctor)",
+            "no command 'zzz' (there are demo, doctor, personas, simulate, watch, status, export, serve, train, evaluate, compare, judge, annotate)",
         ),
         ("--nonsense", "No such option '--nonsense'"),
         ("simulate --personas personas.jsonl", "Missing option '--out'. (aloe simulate --help says more)"),
         ("simulate --out run --turn 3 --personas personas.jsonl", "'--turns'"),
         ("simulate --out run --turns many --personas personas.jsonl", "'many' is not a valid integer"),
-        ("simulate --out run --expansion tree --personas personas.jsonl", "'tree' is not one of 'random-path', 'full'"),
+        (
+            "simulate --out run --expansion tree --personas personas.jsonl",
+            "run.expansion: 'tree' is neither random-path nor full",
+        ),
         ("export run", "Missing option '--to'"),
         ("export run --to parquet --out x", "'parquet' is not one of"),
         ("status", "Missing argument 'DIRECTORY'"),
@@ -185,7 +188,7 @@ CONFIGURATIONS = {
     "no TOML": ("[run\n", "is not TOML"),
     "a class that is not there": (
         "".join(f'[roles.{name}]\nendpoint = "scripted"\n' for name in NEEDED) + '[roles.critic]\nclass = "no.such:Thing"\n',
-        "role 'critic': no.such:Thing cannot be loaded",
+        "role 'critic': cannot load no.such:Thing",
     ),
     "a prompt that is not there": (
         "".join(f'[roles.{name}]\nendpoint = "scripted"\n' for name in NEEDED[1:])
@@ -419,10 +422,10 @@ def test_the_doctor_asks_an_endpoint(server: str, place: Path) -> None:
     ("url", "model", "key", "said"),
     [
         (None, "gpt", "GOOD_KEY", "serves scripted, not 'gpt'"),
-        (None, "scripted", "BAD_KEY", "answers status 401"),
+        (None, "scripted", "BAD_KEY", "refused the key in $BAD_KEY: status 401"),
         (None, "scripted", "ABSENT_KEY", "! endpoint 'big' takes its key from $ABSENT_KEY, which is not set"),
         (None, "scripted", "EMPTY_KEY", "! endpoint 'big' takes its key from $EMPTY_KEY, which is not set"),
-        (URL, "scripted", "GOOD_KEY", f"! endpoint 'big': {URL} does not answer"),
+        (URL, "scripted", "GOOD_KEY", "! endpoint 'big': 127.0.0.1:9 cannot be reached"),
         ("https://api.example.org/v1", "m", None, "! endpoint 'big' is not on this machine, so it needs api_key_env"),
     ],
 )

@@ -278,7 +278,7 @@ async def test_a_request_to_come_back_in_two_weeks_ends_the_run_in_one_line() ->
         return aiohttp.web.json_response(error("slow down"), status=429, headers={"retry-after": "1209600"})
 
     failure, count, _ = await hits(limited)
-    assert isinstance(failure, Fatal) and "left alone for 336.0 hours" in str(failure) and count == 1
+    assert isinstance(failure, Fatal) and "asked us to wait 336.0 hours (Retry-After)" in str(failure) and count == 1
 
 
 async def test_loopback_ignores_proxies(monkeypatch: pytest.MonkeyPatch) -> None:

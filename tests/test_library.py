@@ -25,8 +25,8 @@ from aloe_agents.runs.records import Accounting
 from aloe_agents.runs.settings import agent_settings
 from aloe_agents.tree import read_trees
 from tests.casts import Digest, full_cast, paper_cast, people
-from tests.test_cli import aloe as command
-from tests.test_cli import held
+from tests.commands import aloe as command
+from tests.commands import held
 
 ROOT = Path(__file__).parents[1]
 PEOPLE = people(5)

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aloe_agents.engine.agent import Agent
@@ -86,7 +86,7 @@ def test_a_tree_is_the_same_after_a_way_through_json(tree: Tree) -> None:
 
 
 @given(st.lists(trees, max_size=3))
-@settings(max_examples=30)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_a_file_of_trees_is_read_line_by_line(tmp_path_factory: pytest.TempPathFactory, many: list[Tree]) -> None:
     file = tmp_path_factory.getbasetemp() / "trees.jsonl"
     file.write_bytes(b"\n\n".join(tree.to_json() for tree in many) + b"\n")

@@ -2,22 +2,23 @@
 
 An agent is any object with a name, the kinds of message that it hears, and one coroutine::
 
-    class SafetyCritic:
-        name = "safety"
-        hears = (Answered,)
+    class Echo:
+        name = "echo"
+        hears = (UserSaid,)
 
-        def __init__(self, model: ChatModel) -> None:
-            self.model = model
+        async def respond(self, heard: UserSaid, scene: Scene) -> Answered:
+            return Answered(label="echo", text=heard.text)
 
-        async def respond(self, heard: Answered, scene: Scene) -> Flagged | None:
-            verdict = await scene.ask(self.model, [{"role": "user", "content": f"Is this unsafe? {heard.text}"}])
-            return Flagged(verdict=verdict.text)
+One object serves all conversations at once, so an agent keeps no state between two deliveries. Four attributes are
+optional:
 
-One object serves all conversations at once, so an agent keeps no state between two deliveries. Three attributes are
-optional. ``essential = False`` says that its failure marks a node and leaves the conversation whole. ``says``
-lists the kinds that it may say, each as a kind or as (kind, label); without it the return annotation of
-``respond`` is read. ``needs`` lists what it will ask the scene for, in the same form. They let the wiring be
-checked before the first call is paid.
+- ``essential = False``: its failure marks a node and leaves the conversation whole.
+- ``says``: the kinds that it may say, each as a kind or as (kind, label). Without it, the return annotation of
+  ``respond`` is read.
+- ``needs``: what it asks the scene for, in the same form; a kind alone means the label "".
+- ``score_names``: the names under which a judge scores, if not its own.
+
+``says`` and ``needs`` let a cast be checked before the first call is paid.
 """
 
 from __future__ import annotations

@@ -37,12 +37,15 @@ class RandomPath:
         self.labels = labels
 
     def leaves(self, turns: int) -> int:
+        """One: a path does not branch."""
         return 1
 
     def foreseen(self, seed: int, conversation: str, path: NodePath) -> tuple[str, ...]:
+        """The label that the coin picks at the node ``path``."""
         return (self.labels[coin(seed, conversation, path, len(self.labels))],)
 
     async def respond(self, heard: TurnOpened | Answered, scene: Scene) -> Message | None:
+        """Chooses when a turn opens, and opens the next one when the chosen answer is there."""
         labels = self.foreseen(scene.seed, heard.conversation, heard.path)
         if isinstance(heard, TurnOpened):
             return Chosen(labels=labels)
@@ -61,9 +64,11 @@ class Full(RandomPath):
         self.depth = depth
 
     def leaves(self, turns: int) -> int:
+        """How many nodes the last turn has."""
         return int(len(self.labels) ** min(self.depth, turns - 1))
 
     def foreseen(self, seed: int, conversation: str, path: NodePath) -> tuple[str, ...]:
+        """All labels down to the depth, then the one that the coin picks."""
         return self.labels if len(path) < self.depth else super().foreseen(seed, conversation, path)
 
 
@@ -86,18 +91,36 @@ class Beam:
         self.needs = tuple((Scored, Scored.label_of(label, judge)) for label in labels)
 
     def leaves(self, turns: int) -> int:
+        """The width, from the second turn on."""
         return self.width if turns > 1 else 1
 
     def foreseen(self, seed: int, conversation: str, path: NodePath) -> None:
-        return None
+        """None: the scores decide."""
+        return
 
     async def respond(self, heard: TurnOpened, scene: Scene) -> list[Message] | None:
-        frontier: list[NodePath] = [()]
-        for _ in heard.path:  # what every earlier depth chose has been said before this turn opened
-            chosen = [await scene.need(Chosen, path=node) for node in frontier]
-            frontier = sorted((*node, label) for node, c in zip(frontier, chosen, strict=True) for label in c.labels)
+        """Chooses for a whole depth at once, when its first node opens and all its answers are scored."""
+        frontier = await self._frontier(heard, scene)
         if heard.path != frontier[0]:  # the first node of a depth chooses for all of them
             return None
+        kept = await self._best(frontier, scene)
+        said: list[Message] = [
+            Chosen(path=node, labels=tuple(label for at, label in kept if at == node)) for node in frontier
+        ]
+        if heard.turn < scene.turns:
+            said += [TurnOpened(path=(*node, label)) for node, label in kept]
+        return said
+
+    async def _frontier(self, heard: TurnOpened, scene: Scene) -> list[NodePath]:
+        """The nodes of this depth. What every earlier depth chose was said before this turn opened."""
+        frontier: list[NodePath] = [()]
+        for _ in heard.path:
+            chosen = [await scene.need(Chosen, path=node) for node in frontier]
+            frontier = sorted((*node, label) for node, c in zip(frontier, chosen, strict=True) for label in c.labels)
+        return frontier
+
+    async def _best(self, frontier: list[NodePath], scene: Scene) -> list[tuple[NodePath, str]]:
+        """The answers of this depth with the highest scores, by path and label."""
         answers = [(node, label) for node in frontier for label in self.labels]
         scores = await asyncio.gather(
             *(scene.need(Scored, Scored.label_of(label, self.judge), node) for node, label in answers)
@@ -106,10 +129,4 @@ class Beam:
             zip(scores, answers, strict=True),
             key=lambda pair: (-pair[0].score if pair[0].score is not None else float("inf"), pair[1]),
         )
-        kept = sorted(answer for _, answer in ranked[: self.width])
-        said: list[Message] = [
-            Chosen(path=node, labels=tuple(label for at, label in kept if at == node)) for node in frontier
-        ]
-        if heard.turn < scene.turns:
-            said += [TurnOpened(path=(*node, label)) for node, label in kept]
-        return said
+        return sorted(answer for _, answer in ranked[: self.width])

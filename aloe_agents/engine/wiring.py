@@ -56,15 +56,10 @@ def check(agents: Sequence[Agent], labels: Iterable[str] = ()) -> None:
     _check_objects(agents)
     spoken = {agent.name: says(agent) for agent in agents}
     for agent in agents:
-        for kind, _ in spoken[agent.name] or ():
-            if kind in agent.hears and kind is not TurnOpened:  # an expansion opens the next turn
-                raise WiringError(
-                    f"agent {agent.name!r} hears {kind.__name__}, which it says itself, so it would answer itself for ever"
-                )
+        _check_echo(agent, spoken[agent.name] or ())
     if None in spoken.values():  # somebody may say anything
         return
-    said = {item for items in spoken.values() if items is not None for item in items} | {(TurnOpened, None)}
-    said = {item for item in said if item != (Scored, None)} | _scores(agents, spoken, said, labels)
+    said = _said(agents, spoken, labels)
     for agent in agents:
         _check_hearer(agent, said)
     _check_scores(spoken, said)
@@ -89,6 +84,23 @@ def _check_objects(agents: Sequence[Agent]) -> None:
             raise WiringError("an agent has no name")
         if names.count(name) > 1:
             raise WiringError(f"two agents are called {name!r}: give one another name (options.name)")
+
+
+def _check_echo(agent: Agent, says: Iterable[Saying]) -> None:
+    """``agent`` does not answer itself."""
+    for kind, _ in says:
+        if kind in agent.hears and kind is not TurnOpened:  # an expansion opens the next turn
+            raise WiringError(
+                f"agent {agent.name!r} hears {kind.__name__}, which it says itself, so it would answer itself for ever"
+            )
+
+
+def _said(
+    agents: Sequence[Agent], spoken: Mapping[str, tuple[Saying, ...] | None], labels: Iterable[str]
+) -> set[Saying]:
+    """All that the cast says; the scores of judges that do not list their labels are put under ANSWER/JUDGE."""
+    said = {item for items in spoken.values() for item in items or ()} | {(TurnOpened, None)}
+    return (said - {(Scored, None)}) | _scores(agents, spoken, said, labels)
 
 
 def _check_hearer(agent: Agent, said: set[Saying]) -> None:

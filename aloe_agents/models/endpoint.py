@@ -1,62 +1,75 @@
-"""An endpoint: where a model is reached, within limits, again if need be.
+"""An endpoint: where a model is reached, within limits, with as many attempts as it takes.
 
 The way of a call: a slot (by urgency) -> the pace, the shared pause, the breaker -> written down as sent -> a replica,
 under a wall-clock deadline. What may pass is tried again:
 
-- a lost connection, a timeout, 408, 409, 5xx, a body that is no answer: after a jittered, growing wait, up to
-  ``attempts`` times and ``deadline`` seconds in all;
-- 429: the whole endpoint pauses, for as long as the server asks or else for a growing while, fewer calls are sent at
-  once from then on, and the call does not count it as an attempt;
-- a server that answers nobody: the breaker opens, one call at a time tries it, and none of them counts an attempt.
-  If it is refused or dead for ``patience`` seconds, the run ends.
+- A lost connection, a timeout, 408, 409, 5xx or a body that is no answer: after a wait that grows and has jitter, up to
+  ``attempts`` times and ``deadline`` seconds in all.
+- 429: the whole endpoint pauses (``limits.Refusals``) and sends fewer calls at once from then on. It costs no attempt.
+- A server that answers nobody: the breaker opens (``limits.Breaker``), one call at a time tries the server, and none
+  of these costs an attempt.
 
-This is the one layer that retries. Time spent waiting for a slot, a pause or the pace is no model's time.
+In the last two cases the run ends after ``patience`` seconds. Nothing else retries. Time spent waiting for a slot, a
+pause or the pace does not count as a model's time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import tenacity
 
-from aloe_agents.errors import CallFailed, FailureReason, Fatal, Stopping, Transient
+from aloe_agents.errors import CallFailed, ConfigError, FailureReason, Fatal, Stopping, Transient
 from aloe_agents.model import Call, ChatModel, Completion
 from aloe_agents.models.adaptive import AdaptiveCapacity
-from aloe_agents.models.limits import Breaker, Pace, Pause, Slots
+from aloe_agents.models.limits import LONGEST_PAUSE, Breaker, Pace, Pause, Refusals, Replicas, Slots
 
-LONGEST_PAUSE = 3600.0
-"""A server that asks for a longer one is not waited for."""
-REST = 30.0
-"""Seconds for which a replica that did not answer is passed over, where there are others."""
 FIRST, MOST = 8, 1024
-"""Calls at once to a server whose capacity is not given: at the start, and ever."""
+"""Calls at once to a server whose capacity is not given: at the start, and at most."""
 POLL = 2.0
 """Seconds between two looks at an engine's own count of waiting requests."""
+SILENT = frozenset({FailureReason.UNREACHABLE, FailureReason.DEADLINE, FailureReason.SERVER_ERROR})
+"""Failures that a server causes which is down, starting or stuck."""
+LONGEST_WAIT = 30.0
+"""Seconds between two attempts of a call, at most."""
 
-log = logging.getLogger(__name__)
+
+_jitter = random.Random()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an endpoint is allowed. Times are in seconds; None is no limit."""
+    """What an endpoint is allowed. Times are in seconds; None is no limit. Raises ConfigError for what cannot be."""
 
     capacity: int | None = None
-    """Calls in flight; None: found out (``adaptive``), up to MOST."""
+    """Calls in flight at once; None: measured (``adaptive``), up to MOST."""
     requests_per_minute: float | None = None
+    """Requests sent per minute, evenly spaced."""
     tokens_per_minute: float | None = None
+    """Tokens per minute, of prompts and answers together."""
     timeout: float = 120.0
     """For one attempt, from sending to the last byte."""
     deadline: float = 600.0
     """For all attempts of a call and the waits between them."""
     attempts: int = 6
+    """How often a call is sent before it fails."""
     patience: float = 900.0
-    """How long an endpoint may answer nobody before the run ends."""
+    """For how long an endpoint may give no answer at all before the run ends."""
+
+    def __post_init__(self) -> None:
+        for name, count in (("capacity", self.capacity), ("attempts", self.attempts)):
+            if count is not None and not (isinstance(count, int) and count >= 1):
+                raise ConfigError(f"{name} must be a whole number, at least 1, not {count!r}")
+        for name in ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "patience"):
+            value = getattr(self, name)
+            unlimited = value is None and name.endswith("per_minute")
+            if not unlimited and not (isinstance(value, int | float) and value > 0):
+                raise ConfigError(f"{name} must be above 0, not {value!r}")
 
 
 @dataclass(slots=True)
@@ -74,8 +87,10 @@ class Tally:
 class Endpoint:
     """A ChatModel with limits and retries around one or several replicas of a model.
 
-    ``replicas`` are ChatModels of one identity; a conversation stays with one of them, and moves on only when that
-    one fails. ``sampling`` goes with every call. ``price`` is money per million prompt and completion tokens.
+    ``replicas`` are ChatModels of one name; a conversation stays with one of them, and moves on only when that one
+    fails. ``sampling`` goes with every call. ``price`` is money per million prompt and completion tokens.
+    ``async with Endpoint(...) as model:`` closes its connections at the end. Raises ConfigError where there is no
+    replica, or where they are not one model.
     """
 
     def __init__(
@@ -87,6 +102,13 @@ class Endpoint:
         sampling: Mapping[str, Any] | None = None,
         price: tuple[float, float] = (0.0, 0.0),
     ) -> None:
+        self._models = tuple(replicas)
+        if not self._models:
+            raise ConfigError(f"endpoint {name!r} has no replica; give it at least one model")
+        if others := {model.name for model in self._models} - {self._models[0].name}:
+            raise ConfigError(
+                f"the replicas of endpoint {name!r} must be one model, not {self._models[0].name!r} and {min(others)!r}"
+            )
         self.label = name
         self.limits = limits
         self.sampling: Mapping[str, Any] = dict(sampling or {})
@@ -96,28 +118,33 @@ class Endpoint:
         self._adaptive = AdaptiveCapacity(capacity or MOST, None if capacity else FIRST, given=capacity is not None)
         self.slots = Slots(self._adaptive.now)
         self.pause = Pause()
-        self.breaker = Breaker()
-        self._replicas = tuple(replicas)
-        self._rests = [0.0] * len(self._replicas)
-        self._polled = 0.0
-        self._poll: asyncio.Task[None] | None = None
+        self.breaker = Breaker(name, self.pause, limits.patience)
+        self._refusals = Refusals(name, self.pause, limits.patience)
+        self._replicas = Replicas(len(self._models))
         self._requests = Pace(limits.requests_per_minute)
         self._tokens = Pace(limits.tokens_per_minute)
-        self._refused_since: float | None = None
-        self._refusals = 0
-        self._jitter = random.Random()
+        self._polled = 0.0
+        self._poll: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
     @property
     def name(self) -> str:
-        """The model's identity; not the endpoint's, which may move."""
-        return self._replicas[0].name
+        """The model's name, which answers are kept under; the endpoint's own is ``label``, which may change."""
+        return self._models[0].name
 
     def using(self, sampling: Mapping[str, Any]) -> ChatModel:
         """The same endpoint, limits and all, with other sampling on top of its own."""
         return _Sampled(self, {**self.sampling, **sampling})
 
     def lend(self, slots: int) -> None:
-        """Have so many slots from now on, of a capacity that is shared with others."""
+        """Use at most ``slots`` calls at once from now on: this worker's share of a capacity."""
         self._adaptive.limit(slots)
         self.slots.resize(self._adaptive.now)
 
@@ -128,16 +155,18 @@ class Endpoint:
         self.breaker.halt()
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. A later call opens new ones."""
         if self._poll is not None:
             self._poll.cancel()
             await asyncio.wait([self._poll])
-        for replica in self._replicas:
-            if close := getattr(replica, "close", None):
+        for model in self._models:
+            if close := getattr(model, "close", None):
                 await close()
 
     async def chat(self, call: Call) -> Completion:
-        """Answer ``call``. Raises CallFailed once it is hopeless, Fatal where every other call is, Stopping."""
+        """Answer ``call``. Raises CallFailed once that is hopeless, Fatal where it would be for every other call too, and
+        Stopping where the run stops first.
+        """
         tries = _Tries(self, call)
         try:
             return await self._attempt(call, tries)
@@ -145,8 +174,8 @@ class Endpoint:
             return await self._again(call, tries, failure)
 
     async def _again(self, call: Call, tries: _Tries, failure: Transient) -> Completion:
-        """The attempts after the first. tenacity's machinery costs as much as the rest of a call, and nearly every
-        call succeeds at once: so it is entered here, and takes ``failure`` for the outcome of its first attempt.
+        """The attempts after the first. tenacity's machinery costs as much as the rest of a call, and nearly every call
+        succeeds at once. So it starts only here, and takes ``failure`` for the outcome of its first attempt.
         """
         known: list[Transient] = [failure]
 
@@ -173,7 +202,7 @@ class Endpoint:
         trying = False
         try:
             estimate = await self._turn_comes(call)
-            trying = self.breaker.open and await self.breaker.admit(self.pause, call.stopping)
+            trying = self.breaker.open and await self.breaker.admit(call.stopping)
             if call.stopping():
                 raise Stopping("the run is stopping")
             sent = loop.time()
@@ -185,7 +214,7 @@ class Endpoint:
                 completion = await self._send(call, tries)
                 took = loop.time() - sent
             except (CallFailed, Fatal) as failure:
-                self._note(call, failure, tries, loop.time() - sent)
+                self._failed(call, failure, tries, loop.time() - sent)
                 raise
             finally:
                 if self._adaptive.finished(ticket, took):
@@ -214,95 +243,49 @@ class Endpoint:
             # what was booked passed during the pause: book anew, lest all who waited go at once
 
     async def _send(self, call: Call, tries: _Tries) -> Completion:
-        place = self._place(call.conversation)
+        now = asyncio.get_running_loop().time
+        place = self._replicas.place(call.conversation, now())
         seconds = max(0.001, min(self.limits.timeout, self.limits.deadline - tries.spent))
         try:
             async with asyncio.timeout(seconds):
-                return await self._replicas[place].chat(call)
+                return await self._models[place].chat(call)
         except TimeoutError:
-            self._rests[place] = asyncio.get_running_loop().time() + REST
+            self._replicas.rest(place, now())
             text = f"{self.label} gave no answer within {seconds:g} s"
             raise Transient(FailureReason.DEADLINE, text, uncertain=True) from None
         except Transient as failure:
-            if failure.reason in _SILENT:
-                self._rests[place] = asyncio.get_running_loop().time() + REST
+            if failure.reason in SILENT:
+                self._replicas.rest(place, now())
             raise
 
-    def _place(self, conversation: str) -> int:
-        """The conversation's own replica, or the next one that is not resting."""
-        count = len(self._replicas)
-        if count == 1:
-            return 0
-        home = int.from_bytes(hashlib.sha256(conversation.encode()).digest()[:4], "big")
-        now = asyncio.get_running_loop().time()
-        places = [(home + step) % count for step in range(count)]
-        return next((place for place in places if self._rests[place] <= now), min(places, key=self._rests.__getitem__))
-
-    def _note(self, call: Call, failure: CallFailed | Fatal, tries: _Tries, seconds: float) -> None:
+    def _failed(self, call: Call, failure: CallFailed | Fatal, tries: _Tries, seconds: float) -> None:
         """Write a failed attempt down, and draw the conclusions that concern everybody."""
         reason = failure.reason if isinstance(failure, CallFailed) else FailureReason.REFUSED_REQUEST
         uncertain = isinstance(failure, Transient) and failure.uncertain
         if call.log:
             call.log.failed(str(reason), uncertain=uncertain)
         self.tally.retries[reason] = self.tally.retries.get(reason, 0) + 1
-        if reason not in _SILENT:  # whatever it said, it is there
-            self._there()
+        if reason not in SILENT:  # whatever it said, it is there
+            self.breaker.answered()
         if not isinstance(failure, Transient):
             return
+        now = asyncio.get_running_loop().time()
         if reason is FailureReason.RATE_LIMITED:
-            self._refused(failure)
+            if self._refusals.refused(failure.retry_after, now):
+                self._adaptive.refused()
+                self.slots.resize(self._adaptive.now)
             return
-        if reason in _SILENT:
-            self._silent(call, failure)
+        if reason in SILENT:
+            wished = failure.retry_after or 0.0
+            self.breaker.failed(call.conversation, str(failure), now, refused=not uncertain, wished=wished)
         if not self.breaker.open:
             tries.failures += 1
             tries.spent += seconds
 
-    def _silent(self, call: Call, failure: Transient) -> None:
-        """The server gave no answer: leave it alone for a while if it gives none to anybody."""
-        now, was_open = asyncio.get_running_loop().time(), self.breaker.open
-        wait = self.breaker.failed(call.conversation, str(failure), now, refused=not failure.uncertain)
-        if wait:
-            wait = max(wait, min(failure.retry_after or 0.0, LONGEST_PAUSE))
-            self.pause.extend(now + wait * (1 + 0.2 * self._jitter.random()))
-        if self.breaker.open and not was_open:
-            log.warning("%s does not answer (%s); waiting for it, nothing is sent meanwhile", self.label, failure)
-        if self.breaker.open and now - (self.breaker.since or now) > self.limits.patience:
-            raise Fatal(
-                f"{self.label} has answered nobody for {self.limits.patience / 60:.0f} minutes ({failure}); all that "
-                "was answered is kept: run the same command again when it is back"
-            )
-
-    def _there(self) -> None:
-        if self.breaker.succeeded(asyncio.get_running_loop().time()):
-            log.warning("%s answers again", self.label)
-
-    def _refused(self, failure: Transient) -> None:
-        now = asyncio.get_running_loop().time()
-        self._refused_since = now if self._refused_since is None else self._refused_since
-        if now - self._refused_since > self.limits.patience:
-            minutes = (now - self._refused_since) / 60
-            raise Fatal(
-                f"{self.label} has answered 429 for {minutes:.0f} minutes; all that was answered is kept: "
-                "run the same command again later, or lower its capacity or requests_per_minute"
-            )
-        if now >= self.pause.until:  # one step an episode, not one a refused call
-            self._refusals += 1
-            self._adaptive.refused()
-            self.slots.resize(self._adaptive.now)
-        growing = min(60.0, 0.5 * 2.0 ** min(self._refusals, 10))
-        wait = growing if failure.retry_after is None else failure.retry_after
-        if wait > LONGEST_PAUSE:
-            raise Fatal(
-                f"{self.label} asks to be left alone for {wait / 3600:.1f} hours; all that was answered is kept: "
-                "run the same command again then"
-            )
-        self.pause.extend(now + wait * (1 + 0.2 * self._jitter.random()))
-
     def _answered(self, completion: Completion, estimate: float) -> None:
         now = asyncio.get_running_loop().time()
-        self._refused_since, self._refusals = None, 0
-        self._there()
+        self._refusals.answered()
+        self.breaker.answered()
         tally = self.tally
         tally.calls += 1
         tally.prompt_tokens += completion.prompt_tokens
@@ -317,7 +300,7 @@ class Endpoint:
 
     async def _look(self) -> None:
         """Ask the engines how many requests wait in them, where they tell (``ChatModel.waiting``)."""
-        counts = [await count() for replica in self._replicas if (count := getattr(replica, "waiting", None))]
+        counts = [await count() for model in self._models if (count := getattr(model, "waiting", None))]
         known = [count for count in counts if count is not None]
         if not known:
             self._polled = float("inf")  # they never will
@@ -325,13 +308,12 @@ class Endpoint:
             self.slots.resize(self._adaptive.now)
 
 
-_SILENT = (FailureReason.UNREACHABLE, FailureReason.DEADLINE, FailureReason.SERVER_ERROR)
-"""Failures of which a server that is down, starting or stuck is the likely cause."""
-
-
 @dataclass(slots=True)
 class _Tries:
-    """One call's attempts: the stop and the wait that tenacity asks for."""
+    """One call's attempts: the stop and the wait that tenacity asks for.
+
+    The wait is drawn anew each time, between 0.1 seconds and 0.5 * 2**failures, and is at least what the server asks for.
+    """
 
     endpoint: Endpoint
     call: Call
@@ -348,15 +330,15 @@ class _Tries:
             return 0.0  # the shared pause is the wait
         if self.endpoint.breaker.open:
             return 0.0  # so is the breaker
-        longest = min(30.0, 0.5 * 2.0**self.failures)
+        longest = min(LONGEST_WAIT, 0.5 * 2.0**self.failures)
         wished = failure.retry_after if isinstance(failure, Transient) else None
-        seconds = max(self.endpoint._jitter.uniform(0.1, longest), min(wished or 0.0, LONGEST_PAUSE))
+        seconds = max(_jitter.uniform(0.1, longest), min(wished or 0.0, LONGEST_PAUSE))
         self.spent += seconds
         return seconds
 
 
 class _Sampled:
-    """An endpoint seen through other sampling."""
+    """An endpoint with other sampling on top of its own."""
 
     def __init__(self, endpoint: Endpoint, sampling: Mapping[str, Any]) -> None:
         self.endpoint = endpoint

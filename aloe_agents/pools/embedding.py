@@ -21,7 +21,7 @@ import numpy as np
 import tenacity
 
 from aloe_agents.errors import CallFailed, ConfigError, FailureReason, Fatal, Transient
-from aloe_agents.models.answers import Server, failure_of, place_of
+from aloe_agents.models.answers import Server, failure_of
 from aloe_agents.pools.similarity import Vectors, normalised
 from aloe_agents.text import one_line, telling_words
 
@@ -122,7 +122,7 @@ class EndpointEmbedder:
         self.name = name or model
         self.attempts, self.timeout = attempts, timeout
         self._url = base_url.rstrip("/") + "/embeddings"
-        self._server = Server(place_of(base_url), model, key, key_from)
+        self._server = Server(self._url, model, key, key_from)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     async def embed(self, texts: Sequence[str]) -> Vectors:

@@ -46,19 +46,25 @@ def agent_settings(agent: Agent) -> dict[str, str]:
     held = _attributes(agent)
     models = [value for value in held.values() if _is_model(value)]
     prompts = [value for value in held.values() if isinstance(value, Prompt)]
-    options = {
-        name: _described(value)
-        for name, value in held.items()
-        if name != "name" and not _is_model(value) and not isinstance(value, Prompt)
-        and (not name.startswith("_") or _is_agent(value))
-    }  # fmt: skip
+    options = [f"{name} = {_described(value)}" for name, value in sorted(held.items()) if _is_option(name, value)]
     return {
         "class": _class_of(type(agent)),
         "model": ", ".join(str(getattr(model, "name", "")) for model in models) or "none",
         "sampling": ", ".join(repr(sorted(getattr(model, "sampling", {}).items())) for model in models) or "none",
-        "prompt": ", ".join(_digest(repr(sorted(prompt.sections.items()))) for prompt in prompts) or "its own",
-        "options": ", ".join(f"{name} = {value}" for name, value in sorted(options.items())) or "none",
+        "prompt": ", ".join(map(_prompt_digest, prompts)) or "its own",
+        "options": ", ".join(options) or "none",
     }
+
+
+def _is_option(name: str, value: object) -> bool:
+    """Whether an attribute is one of its options: public, or an agent inside of the agent."""
+    if name == "name" or _is_model(value) or isinstance(value, Prompt):
+        return False
+    return not name.startswith("_") or _is_agent(value)
+
+
+def _prompt_digest(prompt: Prompt) -> str:
+    return _digest(repr(sorted(prompt.sections.items())))
 
 
 def endpoints_of(cast: Iterable[object]) -> dict[str, Endpoint]:
@@ -113,7 +119,7 @@ def _described(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_described, value)) + "]"
     if isinstance(value, Prompt):
-        return f"prompt {_digest(repr(sorted(value.sections.items())))}"
+        return f"prompt {_prompt_digest(value)}"
     if _is_agent(value):
         return repr(agent_settings(value))  # type: ignore[arg-type]  # it has what an agent has
     return value.__qualname__ if isinstance(value, type) else type(value).__qualname__
