@@ -104,6 +104,11 @@ class Reading:
             usage = {"calls": calls, "prompt_tokens": prompt, "completion_tokens": completion}
             yield build_tree(id, self.seed, _persona(persona), status, self._said(id), usage, reason or "")
 
+    def first_answer(self, agent: str) -> str | None:
+        """The text of the first answer that a model gave to ``agent``; None where there is none."""
+        rows = self._rows("SELECT text FROM calls WHERE agent = ? ORDER BY number LIMIT 1", (agent,))
+        return rows[0][0].decode() if rows else None
+
     def accounting(self) -> Accounting:
         """What became of everything that was requested; completed + failed + pending = requested."""
         self._refresh()
