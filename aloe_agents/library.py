@@ -181,4 +181,4 @@ async def _served(local: LocalModel, log: Path, options: Sequence[str]) -> Async
 
 def _agent(thing: ChatModel | Agent, role: Callable[[ChatModel], Agent]) -> Agent:
     """``thing`` if it is an agent, or else ``role`` with the model that it is."""
-    return cast(Agent, thing) if hasattr(thing, "respond") else role(cast(ChatModel, thing))
+    return cast(Agent, thing) if hasattr(thing, "respond") else role(thing)
