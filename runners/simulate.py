@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
-from aloe_agents import building, library
+from aloe_agents import building
 from aloe_agents.config import Config, load_config, parse_override
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.personas import Persona, check_ids, read_personas, sample_personas
 from aloe_agents.pools.items import read_pool
 from aloe_agents.runners.terminal import Live, loop_runner, resume_line, told_in_options, unread, watched
+from aloe_agents.runs import simulating
 from aloe_agents.runs.console import Terminal, status_line, summary
 from aloe_agents.runs.run import Run, check_settings
 from aloe_agents.runs.settings import settings_of
@@ -104,7 +105,7 @@ def simulate(
         check_settings(out, settings, force)
 
     async def here(on_open: Callable[[Live], None]) -> None:
-        await library.simulate(
+        await simulating.simulate(
             parts.cast,
             personas,
             out,

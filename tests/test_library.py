@@ -339,3 +339,25 @@ def test_an_opening_that_is_none_is_refused(tmp_path: Path, line: str, said: str
     with pytest.raises(ConfigError) as refused:
         aloe.read_personas(tmp_path / "p.jsonl")
     assert said in str(refused.value)
+
+
+# --- the other verbs ---------------------------------------------------------------------------------------------------
+
+
+def test_every_verb_takes_models_and_returns_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        async with model() as scripted:
+            users = aloe.ScriptedModel("scripted-adaptive", adaptive=True)
+            results = await aloe.evaluate(users, judge=scripted, user=scripted, cases=PEOPLE, out=tmp_path / "ev", turns=3)
+            assert results.judges == ["judge"] and results.scores("judge").shape == (5, 3)
+            assert len(results.table()) == 15
+            again = await aloe.rejudge(tmp_path / "ev", aloe.ScriptedModel("second"))
+            assert len(again.scores) == 15 and again.results is not None
+            pool = await aloe.grow(
+                "profiles", scripted, tmp_path / "p.jsonl", target=25, embedder=aloe.LexicalEmbedder(), seed=7
+            )
+            assert len(pool.items) == 25 and pool.ended == "target"
+            assert "scripted-adaptive" in aloe.compare([results]).to_markdown()
+
+    asyncio.run(main())
+    assert capsys.readouterr() == ("", "")
