@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,28 @@ def test_a_run_is_judged_again_from_python_and_by_the_command_alike(tmp_path: Pa
     }  # fmt: skip
     with pytest.raises(ConfigError, match="has scores by a judge 'big-1' already"):
         asyncio.run(rejudge(again.trees, Judge(scripted(), name="big-1")))
+
+
+def test_a_killed_judgement_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    asyncio.run(evaluated(tmp_path / "ev"))
+    script = (
+        "import asyncio, os, signal\n"
+        "from tests.test_evaluating import Judge, rejudge, scripted\n"
+        "seen = []\n"
+        "def observe(message, sender):\n"
+        "    seen.append(message)\n"
+        "    if len(seen) > 50: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "judge = Judge(scripted(), name='big')\n"
+        "asyncio.run(rejudge('ev', judge, passes=2, observers=[observe]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env={**ENVIRONMENT}, check=False)
+    place = tmp_path / "ev/judged/big"
+    assert killed.returncode == -signal.SIGKILL and place.exists() and not (place / "trees.jsonl").exists()
+    asyncio.run(rejudge(tmp_path / "ev", Judge(scripted(), name="big"), passes=2))
+    resumed = {file: (place / file).read_bytes() for file in ("trees.jsonl", "results.json")}
+    shutil.rmtree(place)
+    asyncio.run(rejudge(tmp_path / "ev", Judge(scripted(), name="big"), passes=2))
+    assert {file: (place / file).read_bytes() for file in resumed} == resumed
 
 
 def test_a_table_has_a_flat_record_for_each_case_and_turn() -> None:
