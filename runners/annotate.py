@@ -95,16 +95,18 @@ def _judge(directory: Path, trees: Sequence[Tree], judge: str | None) -> str:
 
 
 def _scale(directory: Path, judge: str | None, given: tuple[str, str] | None) -> Scale:
-    """The scale of a judge (None: of the first): as given, or as the results say."""
+    """A judge's scale, or the first judge's: as given, or as the results say."""
     if given:
         try:
             return checked_scale([float(end) if "." in end else int(end) for end in given])
         except ValueError:
             raise ConfigError(f"--scale needs two numbers, not {' '.join(given)}") from None
-    if not (directory / RESULTS_FILE).exists():
-        return DEFAULT_SCALE
-    results = read_results(directory)
-    return results.scale(judge or results.judges[0])
+    for place in (directory, directory.parent.parent):  # of DIR/judged/NAME, the first judge's is in DIR
+        if (place / RESULTS_FILE).exists():
+            results = read_results(place)
+            if judge is None or judge in results.judges:
+                return results.scale(judge or results.judges[0])
+    return DEFAULT_SCALE
 
 
 def _line(name: str, found: Sequence[RaterAgreement]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -251,6 +252,27 @@ def test_a_scale_and_criteria_come_from_the_configuration(tmp_path: Path) -> Non
     assert "2 answers to score from 0 to 10" in sampled.stdout
     refused = one_line(aloe(f"{command} --set roles.judge.options.scale=[5,1] --force", tmp_path))
     assert "a judge's lowest score must be below its highest, not 5 and 1" in refused
+
+
+def test_annotators_are_compared_on_the_scale_of_the_judge_that_is_named(tmp_path: Path) -> None:
+    asyncio.run(evaluated(tmp_path / "ev", Judge(Says("9"), scale=(0, 10))))
+    asyncio.run(rejudge(tmp_path / "ev", Judge(Says("0.5"), name="fine", scale=(0.0, 1.0))))
+    assert aloe("annotate sample ev --per-turn 2 --out sheet.csv", tmp_path).returncode == 0
+    empty = (tmp_path / "sheet.csv").read_text(encoding="utf-8-sig")
+    for judge, given, kappa in (("judge", "9", "nan"), ("fine", "0.5", "nan")):
+        (tmp_path / "ann.csv").write_text(
+            "\n".join(f"{line}{given}" if line.endswith(",") else line for line in empty.splitlines())
+        )
+        done = aloe(f"annotate agree ev/judged/fine ann.csv --judge {judge}", tmp_path)
+        assert done.returncode == 0 and re.search(rf"{judge} and ann +6 +{kappa} +nan +100.0%", done.stdout), (
+            done.stderr
+        )
+    refused = one_line(aloe("annotate agree ev/judged/fine ann.csv --judge judge", tmp_path))
+    assert "the score '0.5' is not a whole number from 0 to 10" in refused
+    assert "from 1 to 9" in aloe("annotate sample ev --per-turn 1 --scale 1 9 --out s.csv", tmp_path).stdout
+    assert (
+        one_line(aloe("annotate sample ev --scale 1 x --out s.csv", tmp_path)) == "--scale needs two numbers, not 1 x"
+    )
 
 
 @pytest.mark.parametrize(
