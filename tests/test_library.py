@@ -348,7 +348,9 @@ def test_every_verb_takes_models_and_returns_values(tmp_path: Path, capsys: pyte
     async def main() -> None:
         async with model() as scripted:
             users = aloe.ScriptedModel("scripted-adaptive", adaptive=True)
-            results = await aloe.evaluate(users, judge=scripted, user=scripted, cases=PEOPLE, out=tmp_path / "ev", turns=3)
+            results = await aloe.evaluate(
+                users, judge=scripted, user=scripted, cases=PEOPLE, out=tmp_path / "ev", turns=3
+            )
             assert results.judges == ["judge"] and results.scores("judge").shape == (5, 3)
             assert len(results.table()) == 15
             again = await aloe.rejudge(tmp_path / "ev", aloe.ScriptedModel("second"))
