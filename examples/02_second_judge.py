@@ -1,37 +1,38 @@
-"""A second judge with another prompt beside the first. Run: python examples/02_second_judge.py"""
+"""A second judge with its own prompt, scale and criteria beside the first. Run: python examples/02_second_judge.py"""
 
 import asyncio
 import tempfile
 from pathlib import Path
 
-from aloe_agents import Endpoint, Persona, RandomPath, ScriptedModel, Simulation
+from aloe_agents import Call, Completion, Endpoint, Persona, ScriptedModel, simulate
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer
 
 STYLE = """## system
-Judge only whether the style of the answer suits this person, 1 to 5. Answer with the digit alone.
-<profile>(not shown to you)</profile>
-<personality>{personality}</personality>
+Judge the style. Give {number} from {low} to {high}. Answer with {reply}.
 ## user
-<answer>{answer}</answer>
+{answer}
 ## again
-One digit from 1 to 5, nothing else.
+Answer with {form} and nothing else.
 """
 
 
-async def main() -> list[tuple[float | None, float | None]]:
+class Reader:  # stands in for a model: short answers are brisk, and those with an exclamation mark are warm
+    name = "reader"
+
+    async def chat(self, call: Call) -> Completion:
+        answer = str(call.messages[1]["content"])
+        return Completion(text=f"brisk: {max(0, 10 - len(answer) // 40)}\nwarm: {10 if '!' in answer else 5}")
+
+
+async def main() -> list[dict[str, float | None]]:
     model = Endpoint("scripted", [ScriptedModel()])
-    with tempfile.TemporaryDirectory() as folder:
-        (prompt := Path(folder, "style.md")).write_text(STYLE)
-        style = Judge(model, prompt=str(prompt), name="style")
+    (prompt := Path(tempfile.mkdtemp(), "style.md")).write_text(STYLE)
+    style = Judge(Reader(), prompt=str(prompt), name="style", scale=(0, 10), criteria=("brisk", "warm"))
     cast = (RolePlayer(model), Induction(model), Preferred(model), Rejected(model), Judge(model), style)
-    user = Persona(
-        id="ada", profile="She is a nurse. She has a goat. She sings.", personality="She is witty. She is shy."
-    )
-    tree = await anext(Simulation(cast, RandomPath(), turns=4).trees([user]))
-    scores = [turn.answers["preferred"].scores for turn in tree.turns]
-    for turn, score in enumerate(scores, 1):
-        print(f"turn {turn}: judge {score['judge']}, style {score['style']}")
-    return [(score["judge"], score["style"]) for score in scores]
+    run = await simulate(cast, [Persona(id="ada", profile="She has a goat. She sings.", personality="She is shy.")])
+    scores = [turn.answers["preferred"].scores for tree in run.trees() for turn in tree.turns]
+    print(*scores, sep="\n")
+    return scores
 
 
 if __name__ == "__main__":

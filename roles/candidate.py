@@ -14,7 +14,7 @@ from aloe_agents.model import ChatMessage, ChatModel, Completion
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryCut(Message):
-    """The candidate's context did not hold the whole dialogue: its oldest ``turns`` turns were left out."""
+    """The dialogue did not fit the candidate's context, so its oldest ``turns`` turns were left out."""
 
     turns: int
 
@@ -22,9 +22,11 @@ class HistoryCut(Message):
 class Candidate:
     """Answers as any assistant would. ``prompt`` names a file with a ``## system`` section (default: none).
 
-    Where the context overflows, ``overflow`` says what happens: ``cut`` leaves the oldest turns out, one after another,
-    and says so (HistoryCut); ``fail`` lets the case fail. Some chat templates know no system message: when the server
-    refuses the request with one, it is put in front of the first user message.
+    ``overflow`` says what to do if the context is full. ``cut`` leaves out the oldest turns, one after another, and says
+    so (HistoryCut); ``fail`` lets the case fail. Some chat templates have no system message. If the server refuses a
+    request for that reason, the system text goes in front of the first user message.
+
+    Raises ConfigError for a prompt or an ``overflow`` that cannot be used.
     """
 
     name = "candidate"
@@ -33,12 +35,13 @@ class Candidate:
 
     def __init__(self, model: ChatModel, prompt: str | None = None, overflow: Literal["cut", "fail"] = "cut") -> None:
         if overflow not in ("cut", "fail"):
-            raise ConfigError(f"a candidate's overflow is 'cut' or 'fail', not {overflow!r}")
+            raise ConfigError(f"a candidate's overflow must be 'cut' or 'fail', not {overflow!r}")
         self.model = model
         self.system = prompts.load(prompt, (), {"system"}).fill("system") if prompt else None
         self.overflow = overflow
 
     async def respond(self, heard: UserSaid, scene: Scene) -> list[Message]:
+        """One answer, with a note if turns had to be left out."""
         messages: list[ChatMessage] = [*scene.dialogue, {"role": "user", "content": heard.text}]
         cut = 0
         while True:

@@ -29,7 +29,7 @@ from aloe_agents.runners.candidates import (
 from aloe_agents.runners.compare import print_comparison, wide
 from aloe_agents.runners.simulate import shown
 from aloe_agents.runners.terminal import Live, loop_runner, told_in_options
-from aloe_agents.runs.run import check_settings
+from aloe_agents.runs.run import Run, check_settings
 
 
 @click.command()
@@ -156,7 +156,17 @@ def evaluate(
         return code
     if not quiet:
         click.echo(f"{out / RESULTS_FILE}")
-    return max(code, 1 if any(one.unread() for one in results) else 0)
+    return max(code, 1 if _unscored(results[0], out) else 0)
+
+
+def _unscored(results: Results, out: Path) -> list[str]:
+    """The judges without a single score. Those whose calls failed are named, with the first failure."""
+    found = results.unread()
+    gaps = {gap.agent: gap for gap in Run(out).accounting.gaps} if found else {}
+    for judge in found:
+        if gap := gaps.get(judge) or gaps.get(judge.rpartition(".")[0]):
+            click.echo(f"aloe: no score by {judge}: {gap}", err=True)
+    return found
 
 
 def _changed(

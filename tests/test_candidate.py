@@ -76,7 +76,7 @@ async def test_or_the_case_fails_with_that_reason_as_configured() -> None:
     assert tree.turns[2].failures[0]["reason"] == "context-overflow"
     hopeless = await talk(Candidate(Narrow(most=0)))
     assert hopeless.status == "failed" and hopeless.turns[0].failures[0]["reason"] == "context-overflow"
-    with pytest.raises(ConfigError, match="overflow is 'cut' or 'fail', not 'ignore'"):
+    with pytest.raises(ConfigError, match="overflow must be 'cut' or 'fail', not 'ignore'"):
         Candidate(Narrow(), overflow="ignore")  # type: ignore[arg-type]
 
 

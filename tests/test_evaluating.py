@@ -334,6 +334,13 @@ async def test_scores_with_fractions_are_not_rounded_for_agreement(tmp_path: Pat
     assert {*judged(trees, "judge", "candidate", (0, 1)).scores.values()} == {1}
 
 
+async def test_judges_on_different_scales_have_no_mean() -> None:
+    candidate, _, user = parts()
+    judges = [Judge(Says("1")), Judge(Says("1"), name="ten", scale=(0, 10))]
+    found = await evaluate(candidate, judges=judges, user=user, cases=CASES, turns=2)
+    assert found.judges == ["judge", "ten"] and found.scale("ten") == (0, 10)
+
+
 def test_scales_that_differ_are_not_compared() -> None:
     one, ten = (asyncio.run(evaluated(judge=Judge(Says("1"), scale=scale), turns=2)) for scale in ((1, 5), (0, 10)))
     with pytest.raises(ConfigError, match="have scores from 1 to 5 and from 0 to 10"):
@@ -382,6 +389,23 @@ def test_a_judge_that_cannot_be_read_at_all_ends_the_command_with_one_line_and_w
     assert read_results(tmp_path / "ev").unread() == ["judge"]
     again = aloe("judge ev --judge chatty --config aloe.toml --name other", tmp_path)
     assert one_line(again, 1) == "could not read one score by other: its first answer was 'Score: 4 because'"
+
+
+def test_a_judge_none_of_whose_calls_is_answered_ends_the_command_with_the_first_failure(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from aloe_agents.errors import CallFailed, FailureReason\n"
+        "class Down:\n"
+        "    def __init__(self, name): self.name = name\n"
+        "    async def chat(self, call): raise CallFailed(FailureReason.REFUSED_REQUEST, 'not for you (status 400)')\n"
+    )
+    (tmp_path / "aloe.toml").write_text(
+        "[endpoints.down]\nclient = 'own:Down'\nmodel = 'down'\n"
+        "[roles]\nrole_player.endpoint = 'scripted'\njudge.endpoint = 'down'\n"
+    )
+    done = aloe("evaluate aloe.toml --model scripted-generic --count 2 --turns 2 --plain --out ev", tmp_path)
+    assert one_line(done, 1).startswith(
+        "no score by judge: 4 refused-request: not for you (status 400) (agent judge, turn"
+    )
 
 
 # --- comparing ---------------------------------------------------------------------------------------------------------

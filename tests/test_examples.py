@@ -25,9 +25,10 @@ def flags_every_answer(lines: list[str]) -> None:
     ]
 
 
-def scores_twice(scores: list[tuple[float | None, float | None]]) -> None:
-    assert len(scores) == 4 and all(one in range(1, 6) and other in range(1, 6) for one, other in scores)
-    assert any(one != other for one, other in scores)
+def scores_twice(scores: list[dict[str, float | None]]) -> None:
+    assert len(scores) == 10 and all(set(given) == {"judge", "style.brisk", "style.warm"} for given in scores)
+    assert all(1 <= (given["judge"] or 0) <= 5 and 0 <= (given["style.brisk"] or 0) <= 10 for given in scores)
+    assert any((given["style.brisk"] or 0) > 5 for given in scores), "on a scale of its own"
 
 
 def says_the_script_and_leaves(said: list[str]) -> None:
