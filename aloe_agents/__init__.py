@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from aloe_agents.engine.simulation import Simulation
     from aloe_agents.engine.wiring import Expansion
     from aloe_agents.errors import AloeError, CallFailed, ConfigError, Failure, Fatal, Unparsed
-    from aloe_agents.evaluation.comparison import compare
-    from aloe_agents.evaluation.results import Results
-    from aloe_agents.library import simulate
+    from aloe_agents.evaluation.comparison import Comparison, compare
+    from aloe_agents.evaluation.rejudging import Rejudged
+    from aloe_agents.evaluation.results import Results, read_results
+    from aloe_agents.library import evaluate, grow, rejudge
     from aloe_agents.messages import (
         Answered,
         Chosen,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from aloe_agents.models.scripted.model import ScriptedModel
     from aloe_agents.personas import Exchange, Persona, read_personas, sample_personas, write_personas
     from aloe_agents.pools.embedding import Embedder, EndpointEmbedder, LexicalEmbedder, SentenceEmbedder, VectorStore
+    from aloe_agents.pools.growing import Pool
     from aloe_agents.pools.growth import Growth, GrowthPlan
     from aloe_agents.pools.items import Item, read_items, read_pool, write_items
     from aloe_agents.pools.similarity import Novelty
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from aloe_agents.runs.recorder import Recorder
     from aloe_agents.runs.records import Accounting, FailureRecord, Usage
     from aloe_agents.runs.run import OtherSettings, Run
+    from aloe_agents.runs.simulating import simulate
     from aloe_agents.testing import check_replay
     from aloe_agents.training.plan import TrainingPlan
     from aloe_agents.tree import Answer, Tree, Turn, read_trees
@@ -63,6 +66,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "evaluation.rejudging": ("Rejudged",),
+    "pools.growing": ("Pool",),
+    "runs.simulating": ("simulate",),
+    "library": (
+        "evaluate",
+        "grow",
+        "rejudge",
+    ),
     "building": (
         "Parts",
         "build",
@@ -91,9 +102,14 @@ _HOME = {
         "Fatal",
         "Unparsed",
     ),
-    "evaluation.comparison": ("compare",),
-    "evaluation.results": ("Results",),
-    "library": ("simulate",),
+    "evaluation.comparison": (
+        "Comparison",
+        "compare",
+    ),
+    "evaluation.results": (
+        "Results",
+        "read_results",
+    ),
     "messages": (
         "Answered",
         "Chosen",
@@ -179,6 +195,7 @@ __all__ = [
     "ChatMessage",
     "ChatModel",
     "Chosen",
+    "Comparison",
     "Completion",
     "Config",
     "ConfigError",
@@ -206,9 +223,11 @@ __all__ = [
     "Parts",
     "Persona",
     "PersonaRevealed",
+    "Pool",
     "Proposed",
     "RandomPath",
     "Recorder",
+    "Rejudged",
     "Results",
     "RoundOpened",
     "Run",
@@ -230,11 +249,15 @@ __all__ = [
     "build",
     "check_replay",
     "compare",
+    "evaluate",
+    "grow",
     "load_config",
     "read_items",
     "read_personas",
     "read_pool",
+    "read_results",
     "read_trees",
+    "rejudge",
     "sample_personas",
     "simulate",
     "write_items",

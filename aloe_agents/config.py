@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import tomli_w
@@ -69,7 +69,7 @@ class RunTable(_Table):
     """How many nodes a beam keeps."""
     live: Positive | Literal["auto"] = AUTO
     """Conversations at once, counted by their open leaves; ``auto``: four times what the endpoints take."""
-    personas: str | list[dict[str, Any]] | None = None
+    personas: str | list[dict[str, object]] | None = None
     """A JSONL file of personas, relative to the configuration, or the personas themselves."""
 
 
@@ -89,7 +89,7 @@ class EndpointTable(_Table):
     client: str = "http"
     """How it is reached: ``http`` (directly), ``openai`` or ``azure`` (through the openai SDK, where its authentication is
     needed; for Azure base_url is the resource's, without /v1), or ``module:Class``, a ChatModel."""
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     """Further arguments of a client's class."""
     api_version: str | None = None
     """Azure's."""
@@ -105,7 +105,7 @@ class EndpointTable(_Table):
     patience: PositiveNumber = 900.0
     """Seconds for which it may answer nobody before the run ends."""
     price: PriceTable = PriceTable()
-    sampling: dict[str, Any] = {}
+    sampling: dict[str, object] = {}
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -121,9 +121,9 @@ class RoleTable(_Table):
     """``module:Class``, to swap a built-in role or to add one."""
     prompt: str | None = None
     """A prompt file, relative to the configuration."""
-    sampling: dict[str, Any] = {}
+    sampling: dict[str, object] = {}
     """On top of the endpoint's."""
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     """Further arguments of the role's class."""
 
 
@@ -176,7 +176,7 @@ class Config(_Table):
 
 def load_config(
     path: Path | str | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, object] | None = None,
     needed: Sequence[str] = NEEDED_ROLES,
 ) -> Config:
     """The configuration in ``path`` (none: all defaults), with dotted ``overrides`` (``{"run.turns": 3}``) on top.
@@ -209,7 +209,7 @@ def load_config(
     return config
 
 
-def _table_of(path: Path | None) -> dict[str, Any]:
+def _table_of(path: Path | None) -> dict[str, object]:
     if path is None:
         return {}
     try:
@@ -220,14 +220,15 @@ def _table_of(path: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {error}") from None
 
 
-def _override(table: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+def _override(table: dict[str, object], overrides: Mapping[str, object]) -> None:
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
         inner = table
         for parent in parents:
-            inner = inner.setdefault(parent, {})
-            if not isinstance(inner, dict):
+            below = inner.setdefault(parent, {})
+            if not isinstance(below, dict):
                 raise ConfigError(f"cannot set {dotted}: {parent} is not a table")
+            inner = below
         inner[last] = value
 
 
@@ -254,7 +255,7 @@ def _taking_part(config: Config, needed: Sequence[str]) -> list[str]:
     return [n for n in config.roles if (n in POOL_ROLES if tuple(needed) == POOL_ROLES else n not in unused)]
 
 
-def parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, object]:
     """``KEY=VALUE`` taken apart; the value is TOML, or else a plain string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():

@@ -1,7 +1,7 @@
 """Files: written whole or not at all, and read with errors that name the line.
 
-:func:`replacing` writes beside the file's place, flushes to disk, then moves the new file into place.
-:func:`read_values` reads JSON, JSON lines, CSV, TSV, Parquet and plain text alike, as values with where they stand.
+:func:`replacing` writes a new file beside the old one, flushes it to disk, then moves it into place.
+:func:`read_values` reads JSON, JSON lines, CSV, TSV, Parquet and plain text, and says where each value stands.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from aloe_agents.errors import ConfigError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written, which takes the place of ``path`` when the block is left without an exception.
-    Folders on the way are made.
+def replacing(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of ``path`` once the block ends without an exception. Missing folders are made.
 
-    Raises ConfigError where it cannot be written.
+    Raises ConfigError if the file cannot be written.
     """
+    path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with contextlib.suppress(OSError):  # opening the file says it better
+        with contextlib.suppress(OSError):  # opening the file gives the better error
             path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             yield file
@@ -43,15 +43,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             partial.unlink()
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without its byte order mark. Raises ConfigError where it cannot be read."""
+def read_text(path: Path | str) -> str:
+    """The text of a UTF-8 file, without its byte order mark. Raises ConfigError if it cannot be read."""
     return "\n".join(line for _, line in text_lines(path, blank=True))
 
 
-def text_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file, numbered from 1, without their newlines; without the blank ones unless ``blank``.
+def text_lines(path: Path | str, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file, numbered from 1, without their newlines. Blank lines are skipped unless ``blank``.
 
-    Only a newline ends a line. Raises ConfigError where the file cannot be read.
+    Only a newline ends a line. Raises ConfigError if the file cannot be read.
     """
     at = 0
     try:
@@ -67,20 +67,23 @@ def text_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
         raise ConfigError(f"{path} is not UTF-8 text (byte {at + error.start})") from None
 
 
-def read_values(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
-    """The values in a file, each with where it stands; what holds one that cannot be read is a ConfigError in its place.
+def read_values(path: Path | str, remarks: list[str]) -> Iterator[tuple[str, object]]:
+    """The values in a file, each with its place (``"a.jsonl, line 3"``). A broken line yields a ConfigError as its value.
 
-    The ending says what the file is: ``.csv``, ``.tsv``, ``.parquet``, ``.json`` (a list); anything else is JSON lines, or
-    plain text with an item a line. A line with several JSON values gives them all, and a remark.
+    The suffix tells the format: ``.csv``, ``.tsv``, ``.parquet``, ``.json`` (a list). All other files are JSON lines, or
+    plain text with one item per line. A line with several JSON values yields them all, and adds to ``remarks``.
     """
+    path = Path(path)
     reader = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".json": _json}.get(path.suffix.lower(), _lines)
     yield from reader(path, remarks)
 
 
-def read_json(path: Path) -> Iterator[tuple[str, object]]:
-    """The values of a JSON list, of JSON lines or of a Parquet file's rows, each with where it stands. Raises ConfigError
-    where there are none.
+def read_json(path: Path | str) -> Iterator[tuple[str, object]]:
+    """The values of a JSON list, of JSON lines or of a Parquet file's rows, each with its place.
+
+    Raises ConfigError at the first broken value, or if the file cannot be read.
     """
+    path = Path(path)
     for where, value in {".json": _json, ".parquet": _parquet}.get(path.suffix, _lines)(path, []):
         if isinstance(value, ConfigError):
             raise value
@@ -88,7 +91,7 @@ def read_json(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _lines(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
-    is_json: bool | None = None
+    is_json: bool | None = None  # the first line decides
     for number, line in text_lines(path):
         where = f"{path}, line {number}"
         if is_json is None:
@@ -118,22 +121,17 @@ def _json(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
 
 
 def _csv(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
-    rows = csv.reader(
-        io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ","
-    )
-    columns: list[str] = []
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
     try:
+        columns = next(filter(None, rows), [])
         for row in rows:
-            if not columns:
-                columns = row
-            elif len(row) > len(columns):
-                where = f"{path}, line {rows.line_num}"
-                yield (
-                    where,
-                    ConfigError(f"{where} has {len(row)} cells, and the header {len(columns)}: quote its texts"),
-                )
+            where = f"{path}, line {rows.line_num}"
+            if len(row) > len(columns):
+                error = f"{where} has {len(row)} cells, but the header has {len(columns)}: put its texts in quotes"
+                yield where, ConfigError(error)
             elif row:
-                yield f"{path}, line {rows.line_num}", dict(zip(columns, row, strict=False))
+                yield where, dict(zip(columns, row, strict=False))
     except csv.Error as error:
         raise ConfigError(f"{path}, line {rows.line_num} is not CSV: {error}") from None
 
@@ -142,7 +140,7 @@ def _parquet(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise ConfigError(f"reading {path} needs pyarrow; install it with: pip install pyarrow") from None
+        raise ConfigError(f"reading {path} needs pyarrow: pip install 'aloe-agents[parquet]'") from None
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             number = 0
@@ -150,12 +148,12 @@ def _parquet(path: Path, remarks: list[str]) -> Iterator[tuple[str, object]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
-    except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise ConfigError(f"{path} cannot be read as Parquet: {error}") from None
 
 
 def _values(line: str, where: str) -> list[object]:
-    """The JSON values of one line: as a rule one."""
+    """The JSON values of one line; usually there is one."""
     decoder = json.JSONDecoder()
     values: list[object] = []
     at = 0

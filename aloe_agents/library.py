@@ -6,106 +6,179 @@
     results = await aloe.evaluate(model, judge=judge, user=user)
     pool    = await aloe.grow("profiles", generator, out="pools/profiles.jsonl")
     again   = await aloe.rejudge("runs/one", judge)
+    trained = aloe.train(aloe.TrainingPlan(method="sft", model="base", data="runs/one", out="models/sft"))
+    table   = aloe.compare([results, ...])
 
 Each returns a value, raises the project's errors, prints nothing and installs no signal handler. Each works under
 ``asyncio.run``, in a running loop (a notebook) and in a thread. With ``out`` everything is recorded there, and the same
 call resumes. ``on_open`` is called with the :class:`~aloe_agents.runs.run.Run` once it is open, for whoever wants to
 stop it or to watch its progress.
+
+The functions here accept plain models where the sub-packages' own want agents, and put them into the built-in roles.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal, Unpack, cast
 
 from aloe_agents.engine.agent import Agent
 from aloe_agents.engine.bus import Observer
-from aloe_agents.engine.expansion import RandomPath
-from aloe_agents.engine.simulation import Simulation
-from aloe_agents.engine.wiring import Expansion, check
-from aloe_agents.errors import ConfigError, Fatal
-from aloe_agents.personas import Persona, check_ids, read_personas
-from aloe_agents.runs.run import TREES, Run, live_for
-from aloe_agents.runs.settings import endpoints_of, settings_of
+from aloe_agents.evaluation import evaluating, rejudging
+from aloe_agents.evaluation.metrics import Normalisation
+from aloe_agents.evaluation.records import ModelRecord
+from aloe_agents.evaluation.results import Results
+from aloe_agents.model import ChatModel
+from aloe_agents.models.endpoint import Endpoint
+from aloe_agents.models.http import HttpModel
+from aloe_agents.models.serving import LocalModel, local_model, served
+from aloe_agents.personas import Persona
+from aloe_agents.pools import growing
+from aloe_agents.pools.embedding import Embedder
+from aloe_agents.pools.growth import State
+from aloe_agents.pools.proposals import Kind
+from aloe_agents.pools.similarity import THRESHOLD, Similarity
+from aloe_agents.roles import Candidate, Generator, Judge, RolePlayer
+from aloe_agents.runs.run import Run
+from aloe_agents.runs.simulating import simulate
+from aloe_agents.tree import Tree
+
+__all__ = ["evaluate", "grow", "rejudge", "simulate"]
 
 
-async def simulate(
-    cast: Sequence[Agent],
-    personas: Iterable[Persona] | Path | str,
-    out: Path | str | None = None,
+async def evaluate(
+    model: ChatModel | Agent | Path | str,
     *,
-    expansion: Expansion | None = None,
+    judge: ChatModel | Agent | Sequence[Agent],
+    user: ChatModel | Agent,
+    cases: Sequence[Persona] | None = None,
+    out: Path | str | None = None,
     turns: int = 10,
     seed: int = 0,
     live: int | None = None,
-    limit: int | None = None,
-    observers: Sequence[Observer] = (),
+    normalisation: Normalisation = "all",
     force: bool = False,
-    keep_open: bool = True,
+    observers: Sequence[Observer] = (),
     on_open: Callable[[Run], None] | None = None,
-) -> Run:
-    """Hold a conversation with each persona (the paper's section 2.1); returns the run, which has trees and accounting.
+    vllm_options: Sequence[str] = (),
+) -> Results:
+    """Measure how well ``model`` adapts to the users it talks to: the ALOE benchmark (the paper's section 3).
 
-    ``personas`` are Personas or a JSONL file of them; ``limit`` takes the first so many. ``expansion`` defaults to the
-    paper's random path over ``turns`` turns (K). ``live`` is how many conversations are held at once (default: four for
-    each call that the endpoints take). With ``out`` the run is recorded in that directory and the same call resumes it;
-    ``force`` goes on in a directory whose run had other settings. The endpoints of the cast are left open unless
-    ``keep_open`` is False.
+    ``model`` is a model, an agent that answers under the label ``candidate``, or the directory of a transformers model or
+    a LoRA adapter, which vLLM serves meanwhile (``vllm_options`` are added to its command line). ``judge`` is a model, an
+    agent, or several agents: a panel. ``user`` is the model or agent that plays the personas. ``cases`` default to the
+    package's 100 personas. The other arguments are those of :func:`simulate`.
 
-    Raises ConfigError before anything is asked, and Fatal where the run cannot go on: what was answered is kept.
+    Raises ConfigError before anything is asked, and Fatal if the evaluation cannot continue: all answers are kept.
     """
-    people = read_personas(personas) if isinstance(personas, Path | str) else list(islice(personas, limit))
-    people = people[:limit]
-    check_ids(people)
-    expansion = RandomPath() if expansion is None else expansion
-    check([*cast, expansion], expansion.labels)
-    endpoints = endpoints_of(cast)
-    run = Run(
-        out,
-        settings=settings_of(cast, expansion, people, turns=turns, seed=seed),
-        endpoints=endpoints,
-        requested=len(people),
-        seed=seed,
-        turns=turns,
-        observers=observers,
-        force=force,
-        keep_open=keep_open,
-    )
-    async with run:
-        simulation = Simulation(
-            cast,
-            expansion,
+    judges = list(judge) if isinstance(judge, Sequence) else [_agent(judge, Judge)]
+    async with contextlib.AsyncExitStack() as stack:
+        record = None
+        if isinstance(model, Path | str):
+            local = local_model(Path(model))
+            log = Path(out or ".") / "vllm.log"
+            model = await stack.enter_async_context(_served(local, log, vllm_options))
+            base = str(local.base) if local.base else None
+            record = ModelRecord(
+                name=local.path.name,
+                endpoint=local.name,
+                directory=str(local.path),
+                base=base,
+                vllm=tuple(vllm_options),
+            )
+        return await evaluating.evaluate(
+            _agent(model, Candidate),
+            judges=judges,
+            user=_agent(user, RolePlayer),
+            cases=cases,
+            out=out,
             turns=turns,
             seed=seed,
-            live=live_for(endpoints.values()) if live is None else live,
-            recorder=run.recorder,
-            observers=run.observers,
+            live=live,
+            normalisation=normalisation,
+            model=record,
+            force=force,
+            observers=observers,
+            on_open=on_open,
         )
-        run.drive(simulation)
-        if on_open:
-            on_open(run)
-        await _held(run, simulation, people)
-    return run
 
 
-async def _held(run: Run, simulation: Simulation, people: Sequence[Persona]) -> None:
-    """Hold all conversations, write the trees, and note the end unless the run was stopped."""
-    try:
-        await simulation.run(people, on_tree=run.keep, on_resumed=run.progress.resumed)
-        if run.recorder is not None:
-            await run.journal.commit()
-    except Fatal:
-        if run.directory is not None:
-            with contextlib.suppress(ConfigError, Fatal):  # what ended the run comes first: a full disk, say
-                await run.journal.commit()
-                run.write_trees()
-        raise
-    if run.directory is None:
-        return
-    idle = run.journal.over and simulation.skipped == len(people)
-    if not idle or not (run.directory / TREES).exists():
-        run.write_trees()
-    if not simulation.stopped:  # noted last, so that a run that is over has its trees
-        await run.finish()
+async def grow(
+    of: Kind,
+    generator: ChatModel | Agent,
+    out: Path | str | None = None,
+    *,
+    seeds: growing.Seeds | None = None,
+    target: int | None = None,
+    embedder: Embedder | None = None,
+    similarity: Similarity | Literal["off"] = "centred",
+    threshold: float = THRESHOLD,
+    force: bool = False,
+    observers: Sequence[Observer] = (),
+    on_open: Callable[[Run], None] | None = None,
+    on_round: Callable[[State], None] | None = None,
+    **rules: Unpack[growing.GrowthRules],
+) -> growing.Pool:
+    """Let a pool of ``profiles`` or ``personalities`` grow by self-generation and filtering (the paper's section 2.1).
+
+    ``generator`` is a model, or an agent that hears RoundOpened and says Proposed. ``out`` is the pool's file; the growth is
+    recorded beside it, and the same call resumes. See :func:`aloe_agents.pools.growing.grow` for the rest.
+
+    Raises ConfigError before anything is asked, and Fatal if the growth cannot continue: all answers are kept.
+    """
+    return await growing.grow(
+        of,
+        _agent(generator, Generator),
+        out,
+        seeds=seeds,
+        target=target,
+        embedder=embedder,
+        similarity=similarity,
+        threshold=threshold,
+        force=force,
+        observers=observers,
+        on_open=on_open,
+        on_round=on_round,
+        **rules,
+    )
+
+
+async def rejudge(
+    trees: Iterable[Tree] | Path | str,
+    judge: ChatModel | Agent,
+    *,
+    out: Path | str | None = None,
+    passes: int = 1,
+    live: int | None = None,
+    force: bool = False,
+    observers: Sequence[Observer] = (),
+    on_open: Callable[[Run], None] | None = None,
+) -> rejudging.Rejudged:
+    """Have ``judge``, a model or an agent, score every answer of a finished run again, ``passes`` times.
+
+    ``trees`` is the directory of a run or an evaluation, or the trees themselves. A model becomes a Judge of its own name.
+    See :func:`aloe_agents.evaluation.rejudging.rejudge` for the rest.
+
+    Raises ConfigError before anything is asked, and Fatal if it cannot continue: all answers are kept.
+    """
+    agent = _agent(judge, lambda model: Judge(model, name=model.name))
+    return await rejudging.rejudge(
+        trees, agent, out=out, passes=passes, live=live, force=force, observers=observers, on_open=on_open
+    )
+
+
+@contextlib.asynccontextmanager
+async def _served(local: LocalModel, log: Path, options: Sequence[str]) -> AsyncIterator[Endpoint]:
+    """An endpoint at a vLLM that serves a directory for as long as the block lasts."""
+    with served(local, log, options=options) as url:
+        base_url = await asyncio.to_thread(url)
+        async with Endpoint(local.name, [HttpModel(base_url, local.name)]) as endpoint:
+            yield endpoint
+
+
+def _agent(thing: ChatModel | Agent, role: Callable[[ChatModel], Agent]) -> Agent:
+    """``thing`` if it is an agent, or else ``role`` with the model that it is."""
+    return cast(Agent, thing) if hasattr(thing, "respond") else role(cast(ChatModel, thing))

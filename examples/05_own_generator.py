@@ -1,4 +1,4 @@
-"""A generator of one's own lets a pool grow: old people only. Run: python examples/05_own_generator.py"""
+"""Your own generator lets a pool grow: old people only. Run: python examples/05_own_generator.py"""
 
 import asyncio
 
@@ -12,7 +12,7 @@ SEEDS = (
 
 
 class OfOldPeople:
-    """Wraps the built-in generator and passes on what is about somebody over seventy."""
+    """Wraps the built-in generator, and passes on only people over seventy."""
 
     name, hears = "generator", (RoundOpened,)
 

@@ -1,5 +1,5 @@
-"""The generator: proposes new members of a pool after a few examples (paper, section 2.1, B.1), and makes a full
-profile of a persona in a sentence.
+"""The generator: proposes new members of a pool from a few examples (paper, section 2.1 and B.1), and expands a persona
+in one sentence to a full profile.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from aloe_agents.prompts import Prompt
 
 
 class Generator:
-    """Asks for ``wanted`` items in one answer and cuts it; an answer that is no list is asked for again.
+    """Asks for ``wanted`` items in one answer and cuts it into items. It asks again if the answer is no list.
 
-    ``prompt`` replaces that of either kind (``profiles``, ``personalities``), ``expand`` the one for sketches.
+    ``prompt`` replaces the prompts of both kinds (``profiles``, ``personalities``), ``expand`` the one for sketches.
+    ``attempts`` is how many answers are tried before the round fails.
     """
 
     name = "generator"
@@ -32,6 +33,7 @@ class Generator:
         self.attempts = attempts
 
     async def respond(self, heard: RoundOpened | SketchGiven, scene: Scene) -> Proposed:
+        """Propose items for a round, or one full profile for a sketch. Raises Unparsed if no answer was a list."""
         if isinstance(heard, SketchGiven):
             return await self._ask(heard, scene, self.expand, 1, {"sketch": heard.text})
         fields = {"count": str(heard.wanted), "examples": "\n".join(heard.examples)}

@@ -203,6 +203,12 @@ def _reported() -> Iterator[None]:
 
 def main() -> None:
     """The console script."""
+    if instruction := os.environ.get("_ALOE_COMPLETE"):  # the shell asks what could come next
+        sys.exit(
+            importlib.import_module("click.shell_completion").shell_complete(
+                aloe, {}, "aloe", "_ALOE_COMPLETE", instruction
+            )
+        )
     with _reported():
         sys.exit(_run())
 

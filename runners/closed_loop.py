@@ -17,13 +17,15 @@ import click
 
 from aloe_agents.config import EVALUATION_ROLES, NEEDED_ROLES, load_config
 from aloe_agents.errors import ConfigError
-from aloe_agents.evaluation.comparison import Comparison, as_markdown, compare
+from aloe_agents.evaluation.comparison import Comparison, compare
 from aloe_agents.evaluation.results import read_results
 from aloe_agents.files import replacing
 from aloe_agents.models.scripted.small_world import people
 from aloe_agents.models.serving import on_gpu
 from aloe_agents.personas import Persona, write_personas
-from aloe_agents.runners.evaluate import evaluate, in_directory, print_comparison, reachable, wide
+from aloe_agents.runners.candidates import in_directory, reachable
+from aloe_agents.runners.compare import print_comparison, wide
+from aloe_agents.runners.evaluate import evaluate
 from aloe_agents.runners.simulate import simulate
 from aloe_agents.runners.train import train
 from aloe_agents.training.plan import TrainingPlan
@@ -179,7 +181,7 @@ def _report(out: Path, found: Comparison, claims: Sequence[Claim], scale: Scale)
     click.echo("\n" + "\n".join(line.replace("**", "") for line in lines))
     settings = ", ".join(f"{name} {value:g}" for name, value in asdict(scale).items())
     with replacing(out / REPORT) as file:
-        file.write("\n".join(["# The closed loop", "", settings, "", as_markdown(found), *lines, ""]).encode())
+        file.write("\n".join(["# The closed loop", "", settings, "", found.to_markdown(), *lines, ""]).encode())
     click.echo(f"\n{out / REPORT}")
     if importlib.util.find_spec("matplotlib"):
         from aloe_agents.evaluation.curves import plot_curves

@@ -15,7 +15,9 @@ from aloe_agents.evaluation.results import read_results
 from aloe_agents.personas import sample_personas
 from aloe_agents.pools.items import read_pool
 from aloe_agents.pools.proposals import KINDS, Kind
-from aloe_agents.runners.evaluate import Model, evaluate, print_comparison, wide
+from aloe_agents.runners.candidates import Model
+from aloe_agents.runners.compare import print_comparison, wide
+from aloe_agents.runners.evaluate import evaluate
 from aloe_agents.runners.personas.grow import grow
 from aloe_agents.runners.simulate import simulate
 from aloe_agents.runners.terminal import SETTLED, resume_line

@@ -38,7 +38,7 @@ from aloe_agents.errors import AloeError, ConfigError, Fatal
 from aloe_agents.models.endpoint import Endpoint
 from aloe_agents.models.limits import Leases
 from aloe_agents.personas import Persona
-from aloe_agents.runs.journal import Journal, Statement
+from aloe_agents.runs.journal import Journal, Row, SQLValue, Statement
 from aloe_agents.runs.progress import Snapshot
 from aloe_agents.runs.reading import TREES, Reading, write_trees
 from aloe_agents.runs.recorder import END, Recorder
@@ -84,11 +84,12 @@ class Ledger:
         if (held := self.held.get(worker)) is not None:
             await self.journal.commit(*(self._own(worker, *statement) for statement in statements))
             for values in (values for sql, values in statements if sql == END and values[0] != "pending"):
-                held.pop(values[-1], None)
+                held.pop(str(values[-1]), None)
 
-    async def query(self, sql: str, parameters: Sequence[Any]) -> Any:
+    async def query(self, sql: str, parameters: Sequence[SQLValue]) -> list[Row]:
         """Rows of the journal."""
-        return await self.journal.query(sql, parameters)
+        rows: list[Row] = await self.journal.query(sql, parameters)
+        return rows
 
     async def report(self, worker: int, used: Mapping[str, tuple[int, int]]) -> dict[str, int]:
         """Slots by endpoint that the worker may use from now on."""
@@ -113,11 +114,11 @@ class Ledger:
                 await self.journal.finish()
             self.journal.close()
 
-    def _own(self, worker: int, sql: str, values: Sequence[Any]) -> Statement:
+    def _own(self, worker: int, sql: str, values: Sequence[SQLValue]) -> Statement:
         """An attempt's row under a number of the journal's, where the worker had to give one of its own."""
         if sql != "attempts":
             return sql, values
-        key = worker, values[0]
+        key = worker, int(str(values[0]))
         number = self.sent[key] = self.sent.get(key) or self.journal.number()
         if values[3] != "sent":
             del self.sent[key]
@@ -153,9 +154,10 @@ class RemoteJournal:
         if self._sending is None or self._sending.done():
             self._sending = asyncio.get_running_loop().create_task(self._drain())
 
-    async def query(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+    async def query(self, sql: str, parameters: Sequence[SQLValue] = ()) -> list[Row]:
         await self.commit()
-        return await self.ledger.query.remote(sql, parameters)
+        rows: list[Row] = await self.ledger.query.remote(sql, parameters)
+        return rows
 
     async def _drain(self) -> None:
         while self._statements or self._waiting:

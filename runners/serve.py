@@ -1,4 +1,4 @@
-"""``aloe serve``: a local model behind vLLM, or the scripted one, so that the whole path to a server runs without any."""
+"""``aloe serve``: a local model behind vLLM, or the scripted model, which needs neither weights nor vLLM."""
 
 from __future__ import annotations
 
@@ -17,19 +17,25 @@ from aloe_agents.runners.terminal import loop_runner
 from aloe_agents.text import inert
 
 CHECKED = 5.0
-"""Seconds between two looks at whether vLLM still answers."""
+"""Seconds between two checks that vLLM still answers."""
 
 
 @click.command()
 @click.argument("model")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--latency", type=click.FloatRange(0), default=0.0, help="Seconds that an answer takes.")
-@click.option("--api-key-env", help="Demand the key in this environment variable.")
-@click.option("--max-model-len", type=click.IntRange(1), help="Refuse prompts of more (estimated) tokens.")
-@click.option("--seed", type=int, default=0, help="Of the scripted model's choices of words.")
-@click.option("--vllm", "vllm_options", default="", metavar="OPTIONS", help="Added to vLLM's command line.")
-@click.option("--log", type=click.Path(path_type=Path), default="vllm.log", show_default=True, help="Of vLLM.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
+)
+@click.option(
+    "--latency", type=click.FloatRange(0), default=0.0, help="Seconds that each answer takes (scripted only)."
+)
+@click.option("--api-key-env", help="Require the key that this environment variable holds.")
+@click.option("--max-model-len", type=click.IntRange(1), help="Refuse prompts of more tokens than this.")
+@click.option("--seed", type=int, default=0, help="Random seed (scripted only).")
+@click.option("--vllm", "vllm_options", default="", metavar="OPTIONS", help="Options to add to vLLM's command line.")
+@click.option(
+    "--log", type=click.Path(path_type=Path), default="vllm.log", show_default=True, help="File for vLLM's output."
+)
 def command(
     model: str,
     host: str,
@@ -55,7 +61,7 @@ def command(
         if not Path(model).is_dir():
             raise ConfigError(f"{model!r} is neither a directory nor scripted")
         if latency or seed:
-            raise ConfigError("--latency and --seed are of the scripted model")
+            raise ConfigError("--latency and --seed apply only to the scripted model")
         length = ["--max-model-len", str(max_model_len)] if max_model_len else []
         _serve_local(Path(model), host, port, [*length, *shlex.split(vllm_options)], log, key)
         return

@@ -127,7 +127,7 @@ def simulate(
     if cluster:
         check_cluster(cluster.address)
     with loop_runner() as runner, told_in_options():
-        return runner.run(_shown(on_ray if cluster else here, config, out, plain, quiet))
+        return runner.run(shown(on_ray if cluster else here, config, out, plain, quiet))
 
 
 def check_cluster(address: str | None) -> None:
@@ -147,9 +147,10 @@ def check_cluster(address: str | None) -> None:
         raise ConfigError(f"no Ray cluster at {address!r}: {error}") from None
 
 
-async def _shown(
+async def shown(
     work: Callable[[Callable[[Live], None]], Awaitable[None]], config: Config, out: Path, plain: bool, quiet: bool
 ) -> int:
+    """Do ``work`` on the run in ``out``, show it, and say what came of it. Returns the exit code."""
     console = Terminal(quiet=quiet)
 
     def opened(live: Live) -> None:
@@ -170,7 +171,7 @@ async def _shown(
     if live.stopped:
         return 130
     lost = getattr(live, "unread_judges", [])
-    unread(lost)
+    unread(lost, out)
     return 1 if accounting.failed or lost else 0
 
 

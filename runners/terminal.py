@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import click
@@ -17,7 +18,9 @@ import click
 from aloe_agents.errors import ConfigError
 from aloe_agents.runs.console import Terminal, follow
 from aloe_agents.runs.progress import Snapshot
+from aloe_agents.runs.reading import Reading
 from aloe_agents.runs.run import OtherSettings
+from aloe_agents.text import one_line
 
 GRACE = 30.0
 """Seconds for what is in flight to land after the first interrupt."""
@@ -136,9 +139,10 @@ def told_in_options(what: str = "another run") -> Iterator[None]:
         ) from None
 
 
-def unread(judges: Sequence[str]) -> None:
-    """Say that no score of these judges could be read."""
-    for judge in judges:
-        click.echo(
-            f"aloe: not one score of {judge} could be read; its answers are in the journal's table calls", err=True
-        )
+def unread(judges: Sequence[str], out: Path) -> None:
+    """Say that no score of these judges could be read, and what one of them answered."""
+    with contextlib.closing(Reading(out)) as reading:
+        for judge in judges:
+            answer = reading.first_answer(judge) or reading.first_answer(judge.rpartition(".")[0])
+            said = f": its first answer was {one_line(answer, 100)!r}" if answer else ""
+            click.echo(f"aloe: could not read one score by {judge}{said}", err=True)

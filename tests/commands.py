@@ -70,9 +70,10 @@ def called(arguments: list[str], at: Path, environment: Mapping[str, str]) -> su
         sys.argv = [str(Path(main.__code__.co_filename)), *arguments]
         with (
             open(os.devnull) as sys.stdin,  # what a test inherits holds nothing
-            io.TextIOWrapper(out, encoding) as sys.stdout,
-            io.TextIOWrapper(err, encoding, errors="backslashreplace") as sys.stderr,
+            io.TextIOWrapper(out, encoding) as stdout,
+            io.TextIOWrapper(err, encoding, errors="backslashreplace") as stderr,
         ):
+            sys.stdout, sys.stderr = stdout, stderr
             try:
                 main()
                 code: object = 0
@@ -81,8 +82,8 @@ def called(arguments: list[str], at: Path, environment: Mapping[str, str]) -> su
             except Exception:  # noqa: BLE001 as the interpreter would
                 traceback.print_exc()
                 code = 1
-            sys.stdout.flush()
-            sys.stderr.flush()
+            stdout.flush()
+            stderr.flush()
             said = [_read(file, encoding) for file in (out, err)]
     assert isinstance(code, int | None), code
     return subprocess.CompletedProcess(["aloe", *arguments], code or 0, *said)

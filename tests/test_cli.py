@@ -323,8 +323,10 @@ def test_a_port_that_is_taken_is_named(server: str, tmp_path: Path) -> None:
     (tmp_path / "model/model.safetensors").write_bytes(b"")
     for model in ("scripted", "model"):  # else vLLM's /health might be answered by another server
         done = aloe(f"serve {model} --port {port}", tmp_path)
-        assert one_line(done).startswith(f"127.0.0.1:{port} cannot be listened on")
-    assert "--latency and --seed are of the scripted model" in one_line(aloe("serve model --latency 1", tmp_path))
+        assert one_line(done).startswith(f"cannot listen on 127.0.0.1:{port}")
+    assert "--latency and --seed apply only to the scripted model" in one_line(
+        aloe("serve model --latency 1", tmp_path)
+    )
 
 
 # --- status, export, doctor --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The count of what can still move: nobody is told that he is stuck who is not, and nobody waits for ever."""
+"""The count of what can still move: a role that can move is never told it is stuck, and nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_a_call_that_settles_after_the_end_changes_no_count() -> None:
 
 
 class Impatient(Critic):
-    """Waits for an answer as long as it likes, and then says something that another one waits for."""
+    """Gives up waiting for one answer, and then says what another role waits for."""
 
     hears = (UserSaid,)  # type: ignore[assignment]
 

@@ -82,7 +82,7 @@ def test_scarce_capacity_serves_the_longest_remaining_chain_first() -> None:
 
 
 @pytest.mark.parametrize(("conversations", "slots", "most"), [(100, 64, 1.05), (100, 128, 1.03), (100, 1000, 1.03),
-                                                              (1000, 256, 1.03)])  # fmt: skip
+                                                              pytest.param(1000, 256, 1.03, marks=pytest.mark.slow)])  # fmt: skip
 def test_scarce_slots_are_so_used_that_hardly_a_schedule_is_shorter(
     conversations: int, slots: int, most: float
 ) -> None:

@@ -174,7 +174,7 @@ class Reader:
 
 def supposed(page: str, finished: Path, place: Path) -> None:
     """Put into ``place`` the personas and runs that a page speaks of and does not make."""
-    made = set(re.findall(r"--out +(\S+)", page))
+    made = set(re.findall(r"""\bout(?: +|=["'])([\w./-]+)""", page))
     if "personas.jsonl" not in made:
         shutil.copy(finished / "personas.jsonl", place)
     for run in sorted(set(re.findall(r"\bruns/\w+", page)) - made):

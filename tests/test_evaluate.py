@@ -21,7 +21,8 @@ from aloe_agents.evaluation.comparison import compare
 from aloe_agents.evaluation.results import read_results
 from aloe_agents.models.scripted.server import make_app, serve
 from aloe_agents.pools.items import read_pool
-from aloe_agents.runners.evaluate import NOWHERE, Model, _candidate, _over, evaluate
+from aloe_agents.runners.candidates import NOWHERE, Model, was_done, with_candidate
+from aloe_agents.runners.evaluate import evaluate
 from aloe_agents.tree import read_trees
 from tests.commands import ALOE, aloe, one_line
 from tests.test_personas import OWN
@@ -142,7 +143,7 @@ def test_answers_have_at_most_512_tokens_unless_something_else_is_said() -> None
         ({"max_completion_tokens": 9}, None),
     ):
         roles = {"roles.candidate.endpoint": "scripted", "roles.candidate.sampling": given}
-        found = _candidate(load_config(None, roles, EVALUATION_ROLES), model, NOWHERE).roles["candidate"].sampling
+        found = with_candidate(load_config(None, roles, EVALUATION_ROLES), model, NOWHERE).roles["candidate"].sampling
         assert found == ({**given, "max_tokens": length} if length else given)
 
 
@@ -153,8 +154,8 @@ def test_an_evaluation_is_over_where_it_was_this_one(tmp_path: Path) -> None:
         config = load_config(None, {"run.turns": turns, **roles}, EVALUATION_ROLES)
         if turns == 2:
             evaluate(config, Model("scripted", "scripted"), cases, tmp_path / "ev", source="two", quiet=True)
-        found = _candidate(config, Model("scripted", "scripted"), NOWHERE)
-        assert _over(found, cases, tmp_path / "ev") is (turns == 2), "a model would have to be served to go on"
+        found = with_candidate(config, Model("scripted", "scripted"), NOWHERE)
+        assert was_done(found, cases, tmp_path / "ev") is (turns == 2), "a model would have to be served to go on"
 
 
 def test_whoever_says_scored_is_a_judge(tmp_path: Path) -> None:
@@ -182,10 +183,8 @@ def test_whoever_says_scored_is_a_judge(tmp_path: Path) -> None:
     assert not any(figures["missing"] for figures in results["judges"].values())
     assert results["judges"]["strict"]["average"]["value"] == 1
     assert results["judges"]["style"]["average"] == results["judges"]["judge"]["average"]
-    assert (
-        "class" in results["judged_by"]["strict"]
-        and results["judged_by"]["style"]["class"] == "aloe_agents.roles:Judge"
-    )
+    assert results["judged_by"]["strict"]["class"].startswith("own:Strict (source ")
+    assert results["judged_by"]["style"]["class"] == "built in"
 
 
 async def test_a_panel_gives_each_judges_scores_and_their_mean_and_missing_ones_are_counted(tmp_path: Path) -> None:
@@ -246,13 +245,13 @@ def test_tables_are_written_in_three_forms_and_curves_in_two(evaluated: Path, tm
     assert done.returncode == 0, done.stderr
     markdown = (tmp_path / "t.md").read_text().splitlines()
     assert len({line.count("|") for line in markdown}) == 1 and len(markdown) == 6
-    assert markdown[2].startswith("| scripted-generic | 1.00 |") and "**" in markdown[4]
+    assert markdown[4].startswith("| scripted-generic | 1.00 |") and "**" in markdown[2] and "**" not in markdown[4]
     latex = (tmp_path / "t.tex").read_text()
     assert latex.count("\\\\") == 5 and "$^{**}$" in latex and "\\toprule" in latex
     rows = list(csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text())))
-    assert [row["model"] for row in rows] == ["scripted-generic", "scripted-adaptive"]
-    assert float(rows[1]["average_p"]) < 0.01 and rows[0]["average_p"] == "" and rows[0]["r2"] == ""
-    assert float(rows[1]["ir_low"]) < float(rows[1]["ir"]) < float(rows[1]["ir_high"])
+    assert [row["model"] for row in rows] == ["scripted-adaptive", "scripted-generic"]
+    assert float(rows[0]["average_p"]) < 0.01 and rows[1]["average_p"] == "" and rows[1]["r2"] == ""
+    assert float(rows[0]["ir_low"]) < float(rows[0]["ir"]) < float(rows[0]["ir_high"])
     if plots:
         assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG" and "</svg>" in (tmp_path / "c.svg").read_text()
 
@@ -284,9 +283,9 @@ def test_evaluations_of_other_cases_are_refused_and_compared_in_what_they_share_
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("compare nowhere", "nowhere holds no results.json: it is no finished evaluation"),
-        ("compare {ev} --judge nobody", "has no scores of the judge 'nobody' (there are judge)"),
-        ("compare {ev} --baseline gpt", "no evaluation of 'gpt' is among them (there are scripted-adaptive"),
+        ("compare nowhere", "nowhere is not a finished evaluation: it has no results.json"),
+        ("compare {ev} --judge nobody", "has no scores by a judge 'nobody'; it has judge"),
+        ("compare {ev} --baseline gpt", "there is no evaluation of 'gpt' among scripted-adaptive, scripted-generic"),
         ("compare {ev} --out t.doc", "a table ends in .md, .csv, .tex"),
         (
             "evaluate --model nowhere --out x",
@@ -296,19 +295,22 @@ def test_evaluations_of_other_cases_are_refused_and_compared_in_what_they_share_
         ("evaluate --model scripted-generic --model scripted-generic --out x", "a model is given twice"),
         ("evaluate --model scripted-generic --cases nowhere.jsonl --out x", "nowhere.jsonl cannot be read"),
         ("evaluate --model scripted-generic --judge nobody --out x", "'nobody', which does not exist"),
-        ("evaluate --model scripted-generic --judge scripted --judge no --out x", "the judge 'no' is no endpoint"),
+        ("evaluate --model scripted-generic --judge scripted --judge no --out x", "the judge 'no' is not an endpoint"),
         ("evaluate --model scripted-generic --out {ev}/scripted-adaptive", "holds another run: model of candidate is"),
-        ("judge nowhere --judge scripted", "nowhere holds no trees.jsonl: it is no finished run"),
+        ("judge nowhere --judge scripted", "nowhere is not a finished run: it has no trees.jsonl"),
         ("judge {ev}/scripted-generic --judge big", "uses the endpoint 'big', which does not exist"),
-        ("judge {ev}/scripted-generic --judge scripted --name judge", "has scores of a judge called 'judge'"),
+        (
+            "judge {ev}/scripted-generic --judge scripted --name judge",
+            "has scores by a judge 'judge' already; give this one another name",
+        ),
         ("judge {ev}/scripted-generic --judge scripted --name a/b", "a judge cannot be called 'a/b'"),
         (
             "annotate sample {ev}/scripted-generic --per-turn 101 --out s.csv",
-            "turn 1 has 100 answers labelled 'candidate'",
+            "cannot draw 101 answers from turn 1: it has 100 answers labelled 'candidate'",
         ),
         ("annotate sample {ev}/scripted-generic --label preferred --out s.csv", "0 answers labelled 'preferred'"),
         ("annotate agree {ev}/scripted-generic nowhere.csv", "nowhere.csv cannot be read"),
-        ("annotate agree {ev}/scripted-generic nowhere.csv --judge x", "has no scores of 'x' (there are judge)"),
+        ("annotate agree {ev}/scripted-generic nowhere.csv --judge x", "has no scores by 'x'; it has judge"),
         ("serve {place}", "holds no model"),
         ("serve nowhere", "'nowhere' is neither a directory nor scripted"),
     ],
@@ -339,8 +341,9 @@ def test_a_run_is_judged_again_without_anything_being_generated(evaluated: Path,
     assert again.judges == ["mean", "harsh-1", "harsh-2"] and again.cases == first.cases
     assert again.scores("harsh-1").mean() < first.scores("judge").mean(), "it does not see the style"
     assert (
-        again.body["judged_again"]["passes"] == 2
-        and again.body["judged_by"]["harsh-1"]["prompt"] != (first.body["judged_by"]["judge"]["prompt"])
+        again.record.judged_again is not None
+        and again.record.judged_again.passes == 2
+        and again.record.judged_by["harsh-1"]["prompt"] != first.record.judged_by["judge"]["prompt"]
     )
     (tree, *_) = read_trees(run / "judged/harsh/trees.jsonl")
     assert set(tree.turns[0].answers["candidate"].scores) == {"judge", "harsh-1", "harsh-2"}
@@ -405,7 +408,11 @@ def test_people_score_blind_and_their_agreement_is_told(evaluated: Path, tmp_pat
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("", "the score is missing"), ("6", "the score '6' is none of 1 to 5"), ("3.5", "'3.5' is none of 1 to 5")],
+    [
+        ("", "the score is missing"),
+        ("6", "the score '6' is not a whole number from 1 to 5"),
+        ("3.5", "'3.5' is not a whole number from 1 to 5"),
+    ],
 )
 def test_a_row_without_a_usable_score_is_named(evaluated: Path, tmp_path: Path, given: str, said: str) -> None:
     run = evaluated / "ev/scripted-adaptive"
@@ -421,7 +428,7 @@ def test_sheets_of_another_run_and_sheets_that_are_none(evaluated: Path, tmp_pat
     run = evaluated / "ev/scripted-adaptive"
     for text, said in (
         ("a,b\n1,2\n", "has no column 'item'"),
-        ("item,score\n", "holds no row"),
+        ("item,score\n", "has no rows"),
         ("item,score\nx,3\nx,4\n", "row 3: the item x occurs twice"),
         ("item,score\n,3\n", "row 2 has no item"),
         ("item,score\nx,3\n", "judge and ann share no item"),
@@ -431,7 +438,12 @@ def test_sheets_of_another_run_and_sheets_that_are_none(evaluated: Path, tmp_pat
 
 
 def test_results_that_are_none_are_refused(tmp_path: Path) -> None:
-    for text in ("{", "[]", '{"schema": 9}', '{"schema": 1, "judges": {"a": 1}, "per_case": [{}]}'):
+    for text, said in (
+        ("{", "not JSON"),
+        ("[]", "not an object with a schema"),
+        ('{"schema": 1}', "schema 1 was written by another version (this one reads 2); run the evaluation again"),
+        ('{"schema": 2, "judges": {"a": 1}, "per_case": [{}]}', "model: field required"),
+    ):
         (tmp_path / "results.json").write_text(text)
-        with pytest.raises(ConfigError, match=r"results\.json (is no result|has schema)"):
+        with pytest.raises(ConfigError, match=rf"cannot read .*results\.json: {re.escape(said)}"):
             read_results(tmp_path)

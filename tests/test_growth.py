@@ -16,7 +16,8 @@ from aloe_agents.messages import Answered, Proposed, RoundOpened
 from aloe_agents.model import Call, ChatModel, Completion
 from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.pools.embedding import LexicalEmbedder
-from aloe_agents.pools.growth import Growth, GrowthPlan, State, expand
+from aloe_agents.pools.growth import Growth, GrowthPlan, State
+from aloe_agents.pools.importing import expand
 from aloe_agents.pools.items import Item, read_items
 from aloe_agents.pools.similarity import Novelty
 from aloe_agents.roles import Generator, Judge
@@ -265,8 +266,26 @@ def test_what_cannot_grow_is_refused() -> None:
         Growth(Judge(ScriptedModel()), BASE, PLAN, None, None)
     with pytest.raises(ConfigError, match="at least one item"):
         Growth(Generator(ScriptedModel()), [], PLAN, None, None)
-    with pytest.raises(ConfigError, match="1 or more"):
+    with pytest.raises(ConfigError, match="ahead must be at least 1, not 0"):
         growing(ScriptedModel(), replace(PLAN, ahead=0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"calls": 0}, "calls must be at least 1, not 0"),
+        ({"tokens": 0}, "tokens must be at least 1, not 0"),
+        ({"tokens": -5}, "tokens must be at least 1, not -5"),
+        ({"money": 0.0}, "money must be more than 0, not 0"),
+        ({"money": -1.5}, "money must be more than 0, not -1.5"),
+        ({"target": 0}, "target must be at least 1, not 0"),
+        ({"wanted": -1}, "wanted must be at least 1, not -1"),
+        ({"bottleneck": 1.5}, "bottleneck must be from 0 to 1, not 1.5"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(fields: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        replace(PLAN, **fields)  # type: ignore[arg-type]
 
 
 async def test_a_target_that_is_reached_already_asks_nothing() -> None:

@@ -103,6 +103,40 @@ def test_missing_scores_are_counted_and_not_filled_in() -> None:
     assert found.missing == 3 and found.scores == (2, 1)
 
 
+def test_a_turn_without_any_score_has_no_level() -> None:
+    al, counts = alignment([[1.0, math.nan], [3.0, math.nan]])
+    assert al[0] == 2 and math.isnan(al[1]) and counts.tolist() == [2, 0]
+    found = measure([[1.0, math.nan], [3.0, math.nan]], draws=200)
+    assert math.isnan(found.al[1].value) and math.isnan(found.al[1].low) and math.isnan(found.al[1].high)
+    assert found.statistics["average"].value == 2, "and not the mean with a 0 in it"
+    assert math.isnan(found.statistics["ir"].value)
+
+
+def test_only_scores_that_are_due_are_missing() -> None:
+    table = [[1.0, math.nan], [3.0, math.nan]]
+    assert measure(table, draws=10).missing == 2
+    assert measure(table, draws=10, due=[[True, True], [True, False]]).missing == 1
+
+
+def test_a_draw_weighs_only_the_scores_that_exist() -> None:
+    found = measure([[1.0, 5.0], [3.0, math.nan], [2.0, math.nan]], draws=500)
+    assert (found.al[1].value, found.al[1].low, found.al[1].high) == (5, 5, 5), "whoever is drawn, the only score is 5"
+    gaps = np.array([[1.0, 2.0], [math.nan, 4.0], [3.0, math.nan], [5.0, 1.0]])
+    drawn = np.random.default_rng(0).multinomial(4, np.full(4, 1 / 4), size=300)
+    by_hand = [[_mean_of(gaps[:, k], weights) for k in range(2)] for weights in drawn]
+    measured = measure(gaps, draws=300)
+    for k in range(2):
+        low, high = np.nanquantile([row[k] for row in by_hand], [0.025, 0.975])
+        assert (measured.al[k].low, measured.al[k].high) == pytest.approx((low, high))
+
+
+def _mean_of(
+    scores: np.ndarray[tuple[int], np.dtype[np.float64]], weights: np.ndarray[tuple[int], np.dtype[np.int64]]
+) -> float:
+    held = [score for score, times in zip(scores, weights, strict=True) for _ in range(times) if not math.isnan(score)]
+    return sum(held) / len(held) if held else math.nan
+
+
 def test_intervals_cover_what_they_should() -> None:
     truth, covered = 3.0, 0
     for trial in range(200):
@@ -141,6 +175,23 @@ def test_a_difference_is_paired() -> None:
         difference(one, other[:50])
 
 
+@given(st.integers(0, 10_000), st.floats(-2, 2), st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_a_difference_lies_within_its_own_interval_and_is_the_first_minus_the_second(
+    seed: int, lift: float, gaps: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    one, other = 3 + lift + rng.standard_normal((30, 5)), 3 + rng.standard_normal((30, 5))
+    if gaps:
+        one[rng.random(one.shape) < 0.1] = math.nan
+    found, turned = difference(one, other, draws=400), difference(other, one, draws=400)
+    for name in ("average", "ir"):
+        value = getattr(improvement(alignment(one)[0]), name) - getattr(improvement(alignment(other)[0]), name)
+        assert found[name].value == pytest.approx(value)
+        assert found[name].low <= found[name].value <= found[name].high
+        assert (turned[name].low, turned[name].high) == pytest.approx((-found[name].high, -found[name].low))
+
+
 def test_no_false_alarm_more_often_than_stated() -> None:
     alarms = 0
     for trial in range(200):
@@ -173,7 +224,7 @@ def test_kappa_at_its_ends_and_beyond() -> None:
     assert kappa([1, 5], [5, 1], "quadratic") == -1
     assert math.isnan(kappa([3, 3], [3, 3])) and math.isnan(kappa([], [])) and math.isnan(kappa([math.nan], [1]))
     assert kappa([1, 2, math.nan, 4], [1, 2, 3, 5]) == kappa([1, 2, 4], [1, 2, 5])
-    with pytest.raises(ValueError, match="a rating is one of 1, 2, 3, 4, 5"):
+    with pytest.raises(ValueError, match="a rating must be one of 1, 2, 3, 4, 5"):
         kappa([1, 6], [1, 2])
 
 

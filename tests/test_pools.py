@@ -53,7 +53,7 @@ def test_parquet_is_read_or_says_what_it_needs(tmp_path: Path) -> None:
         import pyarrow.parquet
     except ImportError:
         file.write_bytes(b"PAR1")
-        with pytest.raises(ConfigError, match="needs pyarrow; install it with: pip install pyarrow"):
+        with pytest.raises(ConfigError, match=r"needs pyarrow: pip install 'aloe-agents\[parquet\]'"):
             read_pool(file)
         return
     pyarrow.parquet.write_table(pyarrow.table({"persona": ["one", "two"], "n": [1, 2]}), file)
@@ -66,11 +66,15 @@ def test_parquet_is_read_or_says_what_it_needs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.jsonl", '"one"\n{oops\n"two"\n7\n', "line 2 is not JSON: .*and 1 more: --skip-bad"),
-        ("a.jsonl", '{"text": "x", "persona": "y"}\n', "holds text and persona, but an item of a pool is one text"),
+        ("a.jsonl", '"one"\n{oops\n"two"\n7\n', "line 2 is not JSON: .*and 1 more; skip_bad leaves them out"),
+        (
+            "a.jsonl",
+            '{"text": "x", "persona": "y"}\n',
+            "holds text and persona, but an item is one text: name its field",
+        ),
         ("a.csv", "name,age\nAnn,5\n", "line 2: the item is missing or empty: it has no field called text, profile"),
         ("a.csv", 'text\n""\n', "line 2: the item is missing or empty"),
-        ("a.csv", "text\nA nurse, likes tea\n", "line 2 has 2 cells, and the header 1: quote its texts"),
+        ("a.csv", "text\nA nurse, likes tea\n", "line 2 has 2 cells, but the header has 1: put its texts in quotes"),
         ("a.csv", "text,n\n", "holds no item"),
         ("a.json", "[]", "holds no item"),
         ("a.json", "[1]", "item 1: the item is a number, not text"),
@@ -85,7 +89,7 @@ def test_what_is_no_item_is_named(tmp_path: Path, name: str, text: str, said: st
 
 
 def test_a_field_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"line 2 has no field 'profile' \(there are name, age\)"):
+    with pytest.raises(ConfigError, match=r"line 2 has no field 'profile' \(it has name, age\)"):
         read_pool(written(tmp_path / "a.csv", "name,age\nAnn,5\n"), field="profile")
 
 
@@ -182,5 +186,5 @@ def test_a_pool_that_is_written_anew_keeps_its_decisions(tmp_path: Path) -> None
     Review(pool, folder_of(pool)).decide(ITEMS[0], "drop")
     assert reviewed([*ITEMS, Item(text="He sings.", id="00003")], folder_of(pool))[0] == ITEMS[1]
     (folder_of(pool) / "review.jsonl").write_text(json.dumps({"item": 3}))
-    with pytest.raises(ConfigError, match="line 1 is no decision"):
+    with pytest.raises(ConfigError, match="line 1 is not a decision"):
         Review(pool, folder_of(pool))

@@ -18,8 +18,14 @@ BUILT_IN = {  # the fields of each section
     "role_player": {"system": {"profile", "personality"}, "user": set()},
     "induction": {"system": {"profile", "personality"}, "user": {"conversation"}, "again": set()},
     "preferred": {"user": {"message", "revealed"}},
-    "judge": {"system": {"profile", "personality"}, "user": {"message", "answer"}, "again": set()},
+    "judge": {
+        "system": {"profile", "personality", "number", "low", "high", "reply"},
+        "user": {"message", "answer"},
+        "again": {"form"},
+    },
 }
+WORDING = {"number", "low", "high", "reply", "form"}
+"""What a judge's scale and criteria are called: the program's own words, not data."""
 TEMPLATE = """Notes before the first heading are nobody's: {unknown}.
 
 ## system
@@ -127,7 +133,9 @@ def test_a_built_in_prompt_has_its_sections_and_uses_all_its_fields(name: str) -
 def test_data_stands_alone_between_the_tags_that_name_it(name: str) -> None:
     for text in prompts.load(name, set().union(*BUILT_IN[name].values())).sections.values():
         for field in re.findall(r"\{(\w+)\}", text):
-            if name != "preferred" or field != "message":  # the user's message opens the user's message
+            if field not in WORDING and (
+                name != "preferred" or field != "message"
+            ):  # the user's message opens the user's message
                 assert text.count(f"<{field}>\n{{{field}}}\n</{field}>") == 1
 
 
@@ -144,7 +152,7 @@ def test_the_answer_to_a_known_user_begins_with_their_message() -> None:
         ),
         ("induction", ["conservative", "Quote", "None", "He/She", "Profile: ...", "Personalities: ..."]),
         ("preferred", ["Hint", "silently", "tone", "no mention", "short"]),
-        ("judge", ["Style", "Content", "Form", "1", "5"]),
+        ("judge", ["Style", "Content", "Form", "{low}", "{high}"]),
     ],
 )
 def test_the_requirements_of_the_paper_have_their_word(name: str, requirements: list[str]) -> None:

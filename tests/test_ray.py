@@ -43,6 +43,7 @@ async def start(command: list[str], out: Path) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(*command, "--out", str(out), "--on", "ray", "--workers", "2", **pipes)
 
 
+@pytest.mark.slow
 async def test_a_worker_is_killed_in_the_middle_and_the_trees_are_the_same(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     alone, counting = tmp_path / "alone", Counting()
@@ -72,6 +73,7 @@ async def test_a_worker_is_killed_in_the_middle_and_the_trees_are_the_same(tmp_p
     assert not keys(out, "attempts", "WHERE state = 'sent'")
 
 
+@pytest.mark.slow
 async def test_the_capacity_is_the_whole_cluster_s_and_an_interrupt_lands(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     counting, out = Counting(), tmp_path / "out"

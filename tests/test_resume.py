@@ -96,6 +96,7 @@ class Counting:
             await event.wait()
 
 
+@pytest.mark.slow
 async def test_killed_twenty_times_and_resumed_it_gives_the_same_bytes_and_pays_nothing_twice(tmp_path: Path) -> None:
     counting = Counting()
     instants = random.Random(2026)

@@ -557,7 +557,11 @@ async def test_a_prompt_of_ones_own_takes_the_place_of_the_built_in_one(tmp_path
         (RolePlayer, "## system\n{history}\n## user\nGo", "this role fills {personality}, {profile}"),
         (RolePlayer, "## user\n{profile}", "the section '## system' is missing"),
         (Induction, "## system\n{profile}\n## user\n{conversation}", "the section '## again' is missing"),
-        (Judge, "## system\n{revealed}\n## user\nx\n## again\ny", "{answer}, {message}, {personality}, {profile}"),
+        (
+            Judge,
+            "## system\n{revealed}\n## user\nx\n## again\ny",
+            "this role fills {answer}, {form}, {high}, {low}, {message}",
+        ),
     ],
 )
 def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_asked(

@@ -28,7 +28,8 @@ from aloe_agents.roles.induction import parse_revealed
 from aloe_agents.roles.judge import parse_score
 
 POOLS = Path(__file__).parents[2] / "shared/data/aloe-authors"
-FIELDS = {"profile", "personality", "conversation", "message", "revealed", "answer"}
+SCORE = {"number": "one whole number", "low": "1", "high": "5", "reply": "the number alone", "form": "one digit"}
+FIELDS = {"profile", "personality", "conversation", "message", "revealed", "answer", *SCORE}
 PROMPTS = {name: load(name, FIELDS) for name in ("role_player", "induction", "preferred", "judge")}
 
 PERSONAS = [
@@ -93,7 +94,7 @@ def induction_prompt(persona: Persona, conversation: str) -> list[ChatMessage]:
 
 def judge_prompt(persona: Persona, message: str, answer: str) -> list[ChatMessage]:
     fields = {"profile": persona.profile, "personality": persona.personality, "message": message, "answer": answer}
-    return [PROMPTS["judge"].fill(section, **fields) for section in ("system", "user")]
+    return [PROMPTS["judge"].fill(section, **fields, **SCORE) for section in ("system", "user")]
 
 
 def preferred_prompt(message: str, revealed: str) -> list[ChatMessage]:

@@ -201,9 +201,12 @@ def test_directories_that_hold_no_model_are_named(tmp_path: Path) -> None:
     for path, said in (
         (tmp_path, "neither a config.json"),
         (bare, "no weights"),
-        (broken, "cannot be read"),
-        (adapter(tmp_path / "a", r=8), "names no base model and rank"),
-        (adapter(tmp_path / "b", r=8, base_model_name_or_path="org/model"), "'org/model', which is no directory here"),
+        (broken, "cannot read"),
+        (adapter(tmp_path / "a", r=8), "does not name a base model and a rank"),
+        (
+            adapter(tmp_path / "b", r=8, base_model_name_or_path="org/model"),
+            "'org/model', which is not a directory here",
+        ),
     ):
         with pytest.raises(ConfigError, match=said):
             local_model(path)

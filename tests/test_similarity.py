@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools.embedding import Embedder, LexicalEmbedder, SentenceEmbedder
-from aloe_agents.pools.items import read_pool
-from aloe_agents.pools.similarity import SAME, Novelty, Vectors, apart, centred, neighbours, normalised
+from aloe_agents.pools.embedding import Embedder, LexicalEmbedder, SentenceEmbedder, VectorStore
+from aloe_agents.pools.importing import compared
+from aloe_agents.pools.items import Item, read_pool
+from aloe_agents.pools.similarity import SAME, Admission, Novelty, Vectors, apart, centred, neighbours, normalised
 from aloe_agents.text import impersonal
 from tests.near_copies import OF_PERSONALITIES, OF_PROFILES, near_copies
 from tests.test_personas import AUTHORS, OWN
@@ -98,10 +100,36 @@ def test_what_is_imported_gives_the_mean_where_the_pool_has_none() -> None:
     assert sum(v.new for v in raw.admit(rows)) < 5, "the common direction alone exceeds the threshold"
 
 
+def test_an_import_is_centred_on_old_and_new_rows_each_counted_once() -> None:
+    rng = np.random.default_rng(2)
+    old, new = some(rng, 30, 8, common=2.0), some(rng, 5, 8, common=-1.0)
+    novelty = Novelty()
+    novelty.add(old)
+    total = normalised(new).sum(axis=0, dtype="float64")
+    mean = novelty.mean(total, len(new))
+    assert np.allclose(mean, np.concatenate([normalised(old), normalised(new)]).mean(axis=0), atol=1e-6)
+    assert np.allclose(novelty.mean(), normalised(old).mean(axis=0), atol=1e-6), "asking changes nothing"
+
+
+async def test_an_import_into_a_pool_takes_the_mean_of_members_and_all_that_is_imported() -> None:
+    class Seen(Novelty):
+        def admit(self, batch: Vectors, mean: Vectors | None = None) -> list[Admission]:
+            means.append(mean)
+            return super().admit(batch, mean)
+
+    means: list[Vectors | None] = []
+    texts = read_pool(OWN / "profiles.txt")[0]
+    old, new = ([Item(text=text, id=str(n)) for n, text in enumerate(part)] for part in (texts[:15], texts[15:]))
+    with contextlib.closing(VectorStore(None, LexicalEmbedder())) as store:
+        await compared(old, new, store, Seen())
+        expected = (await store.vectors(texts)).mean(axis=0)
+    assert len(means) == 1 and means[0] is not None and np.allclose(means[0], expected, atol=1e-6)
+
+
 def test_vectors_of_another_dimension_are_refused() -> None:
     novelty = Novelty()
     novelty.add(np.ones((1, 3), np.float32))
-    with pytest.raises(ConfigError, match="the pool's vectors have 3 dimensions, these 4"):
+    with pytest.raises(ConfigError, match="the pool's vectors have 3 dimensions, but these have 4"):
         novelty.admit(np.ones((1, 4), np.float32))
 
 
@@ -127,11 +155,30 @@ def test_rows_apart_are_unlike_all_that_stay_and_spread_out(seed: int, count: in
         assert (vectors[chosen] @ vectors[stay].T).max() <= bound + 1e-5
 
 
+def farthest_first(vectors: Vectors, count: int) -> list[int]:
+    """Farthest-point sampling as it is defined, with no bound on similarity: one row after another, all compared anew."""
+    table = vectors @ vectors.T
+    chosen = [int(table.mean(axis=1).argmin())]
+    while len(chosen) < count:
+        rest = [row for row in range(len(vectors)) if row not in chosen]
+        chosen.append(min(rest, key=lambda row: float(table[row, chosen].max())))
+    return chosen
+
+
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(3, 30))
+@settings(max_examples=50, deadline=None)
+def test_each_row_apart_is_the_farthest_from_those_before_it(seed: int, count: int) -> None:
+    vectors = normalised(some(np.random.default_rng(seed), count))
+    rows = list(apart(vectors, 1.1))
+    assert rows == farthest_first(vectors, count)
+
+
 def test_rows_apart_come_farthest_first() -> None:
     angles = np.radians([0, 2, 4, 90, 180, 182, 270])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    first = [row for row, _ in zip(apart(vectors, 1.0), range(4), strict=False)]
-    assert {row for row in first if row in (0, 1, 2)} and {3, 6} <= set(first) and {4, 5} & set(first)
+    rows = list(apart(vectors, 1.1))
+    assert rows == farthest_first(vectors, 7)
+    assert rows[1] in (0, 1, 2) and {3, 6} <= set(rows[:4]), "one of each group before a second of any"
 
 
 # --- real texts ------------------------------------------------------------------------------------------------------

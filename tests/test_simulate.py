@@ -183,6 +183,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_conversations(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=True)

@@ -2,11 +2,12 @@
 
 ::
 
-    cases ──> dialogues with the candidate ──> judge's scores ──> AL(k), IR, R2 ──> comparison, curves
+    cases ──> dialogues with the candidate ──> judges' scores ──> AL(k), IR, R2 ──> comparison, curves
                                                └──> rejudging, annotation (other judges, people)
 
-- ``benchmark``: the package's own cases; ``metrics``: the figures and their intervals.
-- ``results``: one evaluation's file; ``comparison``, ``curves``: several side by side.
+- ``evaluating``: one model on the cases; ``benchmark``: the package's own cases; ``scales``: what judges score on.
+- ``metrics``: the figures and their intervals; ``records``, ``results``: one evaluation, and its file.
+- ``comparison``, ``curves``: several evaluations side by side.
 - ``rejudging``: finished dialogues scored again; ``annotation``: sheets for people.
 """
 
@@ -15,7 +16,10 @@ __all__ = [
     "benchmark",
     "comparison",
     "curves",
+    "evaluating",
     "metrics",
+    "records",
     "rejudging",
     "results",
+    "scales",
 ]

@@ -1,7 +1,7 @@
 """Sheets for people who score answers, and how far they agree with the judge and with each other (section 5.4).
 
-A sheet shows what the judge saw, persona, message and answer, and neither the score, nor the model, nor the turn; its
-rows are in random order. An item's name is a digest, so a sheet alone does not tell where an answer comes from.
+A sheet shows what the judge saw: persona, message and answer. It shows neither score, nor model, nor turn, and its rows
+are in random order. An item's name is a digest, so a sheet alone does not tell where an answer comes from.
 """
 
 from __future__ import annotations
@@ -11,38 +11,44 @@ import hashlib
 import io
 import itertools
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.evaluation.metrics import kappa
+from aloe_agents.evaluation.scales import DEFAULT_SCALE, Scale, in_words, is_whole, on_scale, ratings_of
 from aloe_agents.files import read_text
 from aloe_agents.tree import Tree
 
 COLUMNS = ("item", "profile", "personality", "message", "answer", "score")
+_FORMULA = tuple("=+-@\t\r")
+"""What a spreadsheet takes for the start of a formula."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What one annotator gave: the score of each item."""
+    """One rater's scores by item, and the scale that they are on."""
 
     name: str
-    scores: dict[str, int]
+    scores: Mapping[str, float]
+    scale: Scale = field(default=DEFAULT_SCALE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class RaterAgreement:
     """How far two raters agree."""
 
     one: str
     other: str
     items: int
-    """That both scored."""
+    """How many items both scored."""
     kappa: float
+    """Cohen's; nan on a scale that is wide or has fractions, where equal scores say little."""
     quadratic: float
+    """Cohen's with quadratic weights."""
     equal: float
     """Share of equal scores."""
 
@@ -53,20 +59,20 @@ def item_of(tree: Tree, path: tuple[str, ...], label: str) -> str:
 
 
 def draw_sheet(trees: Sequence[Tree], label: str, per_turn: int = 5, seed: int = 0) -> list[dict[str, str]]:
-    """The rows of a sheet: ``per_turn`` answers of every turn, drawn uniformly, in random order.
+    """The rows of a sheet in random order: ``per_turn`` answers of every turn, drawn uniformly.
 
-    Raises ConfigError where a turn has not so many.
+    Raises ConfigError for a turn with fewer answers.
     """
     rng = random.Random(f"annotate {seed}")
     turns = max((node.turn for tree in trees for node in tree.turns), default=0)
     rows = []
     for turn in range(1, turns + 1):
-        there = [(t, n) for t in trees for n in t.turns if n.turn == turn and label in n.answers]
-        if len(there) < per_turn:
+        found = [(t, n) for t in trees for n in t.turns if n.turn == turn and label in n.answers]
+        if len(found) < per_turn:
             raise ConfigError(
-                f"turn {turn} has {len(there)} answers labelled {label!r}, and {per_turn} are to be drawn"
+                f"cannot draw {per_turn} answers from turn {turn}: it has {len(found)} answers labelled {label!r}"
             )
-        for tree, node in rng.sample(there, per_turn):
+        for tree, node in rng.sample(found, per_turn):
             persona = tree.persona
             texts = (persona.profile, persona.personality, node.user, node.answers[label].text)
             rows.append(dict(zip(COLUMNS, (item_of(tree, node.path, label), *texts, ""), strict=True)))
@@ -74,66 +80,87 @@ def draw_sheet(trees: Sequence[Tree], label: str, per_turn: int = 5, seed: int =
     return rows
 
 
-def to_csv(rows: Sequence[dict[str, str]]) -> str:
-    """A sheet as CSV. A cell that a spreadsheet would take for a formula is put in quotes of its own."""
+def to_csv(rows: Sequence[Mapping[str, str]]) -> str:
+    """A sheet as CSV. A cell that a spreadsheet would take for a formula starts with an apostrophe."""
     file = io.StringIO()
     writer = csv.DictWriter(file, COLUMNS)
     writer.writeheader()
     writer.writerows(
-        {name: f"'{cell}" if cell[:1] in tuple("=+-@\t\r") else cell for name, cell in row.items()} for row in rows
+        {name: f"'{cell}" if cell.startswith(_FORMULA) else cell for name, cell in row.items()} for row in rows
     )
     return file.getvalue()
 
 
-def read_sheet(path: Path) -> Sheet:
-    """A sheet that came back. Raises ConfigError, naming the row, for a score that is missing or none of 1 to 5."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    if missing := [name for name in ("item", "score") if name not in (reader.fieldnames or ())]:
-        raise ConfigError(f"{path} has no column {missing[0]!r}")
-    scores: dict[str, int] = {}
-    for row in reader:
-        where, item, given = f"{path}, row {reader.line_num}", (row["item"] or "").strip(), (row["score"] or "").strip()
+def read_sheet(path: Path | str, scale: Scale = DEFAULT_SCALE) -> Sheet:
+    """A sheet that a rater has filled in. Raises ConfigError, naming the row, for a score that is missing or not on
+    ``scale``.
+    """
+    path = Path(path)
+    scores: dict[str, float] = {}
+    for where, item, given in _rows(path):
         if not item:
             raise ConfigError(f"{where} has no item")
         if item in scores:
             raise ConfigError(f"{where}: the item {item} occurs twice")
-        if given not in ("1", "2", "3", "4", "5"):
-            what = f"the score {given!r} is none of 1 to 5" if given else "the score is missing"
-            raise ConfigError(f"{where} (item {item}): {what}")
-        scores[item] = int(given)
+        scores[item] = _score(given, scale, f"{where} (item {item})")
     if not scores:
-        raise ConfigError(f"{path} holds no row")
-    return Sheet(path.stem, scores)
+        raise ConfigError(f"{path} has no rows")
+    return Sheet(path.stem, scores, scale)
 
 
-def judged(trees: Sequence[Tree], judge: str, label: str) -> Sheet:
-    """The judge's own scores as a sheet; expectations are rounded to whole scores, what is missing is left out."""
+def judged(trees: Sequence[Tree], judge: str, label: str, scale: Scale = DEFAULT_SCALE) -> Sheet:
+    """The judge's own scores as a sheet. Missing ones are left out; on a whole scale, expectations are rounded."""
     scores = {}
     for tree in trees:
         for node in tree.turns:
             if (answer := node.answers.get(label)) is not None and (score := answer.scores.get(judge)) is not None:
-                scores[item_of(tree, node.path, label)] = int(np.floor(score + 0.5))
-    return Sheet(judge, scores)
+                rounded = float(np.floor(score + 0.5)) if is_whole(scale) else float(score)
+                scores[item_of(tree, node.path, label)] = rounded
+    return Sheet(judge, scores, scale)
 
 
-def agreement(one: Sheet, other: Sheet) -> Agreement:
-    """How far two raters agree on the items that both scored. Raises ConfigError where there is none."""
+def agreement(one: Sheet, other: Sheet) -> RaterAgreement:
+    """How far two raters agree on the items that both scored. Raises ConfigError if there are none."""
     shared = sorted(one.scores.keys() & other.scores.keys())
     if not shared:
         raise ConfigError(f"{one.name} and {other.name} share no item: do these sheets belong to this run?")
     first, second = ([rater.scores[item] for item in shared] for rater in (one, other))
-    return Agreement(
+    ratings = ratings_of(one.scale)
+    return RaterAgreement(
         one=one.name,
         other=other.name,
         items=len(shared),
-        kappa=kappa(first, second),
-        quadratic=kappa(first, second, "quadratic"),
+        kappa=kappa(first, second, ratings=ratings) if ratings else float("nan"),
+        quadratic=kappa(first, second, "quadratic", ratings),
         equal=float(np.mean(np.equal(first, second))),
     )
 
 
-def agreements(judge: Sheet, annotators: Sequence[Sheet]) -> tuple[list[Agreement], list[Agreement]]:
+def agreements(judge: Sheet, annotators: Sequence[Sheet]) -> tuple[list[RaterAgreement], list[RaterAgreement]]:
     """Every annotator against the judge, and the annotators among themselves."""
     return [agreement(judge, one) for one in annotators], [
         agreement(*pair) for pair in itertools.combinations(annotators, 2)
     ]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Of each row where it stands, its item and its score, as they were typed."""
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    if missing := [name for name in ("item", "score") if name not in (reader.fieldnames or ())]:
+        raise ConfigError(f"{path} has no column {missing[0]!r}")
+    for row in reader:
+        yield f"{path}, row {reader.line_num}", (row["item"] or "").strip(), (row["score"] or "").strip()
+
+
+def _score(given: str, scale: Scale, where: str) -> float:
+    """The score in a cell. Raises ConfigError for anything that is not on the scale."""
+    if not given:
+        raise ConfigError(f"{where}: the score is missing")
+    try:
+        score = float(given) if given.isascii() and not given.startswith("+") else float("nan")
+    except ValueError:
+        score = float("nan")
+    if not on_scale(score, scale):
+        kind = "whole number" if is_whole(scale) else "number"
+        raise ConfigError(f"{where}: the score {given!r} is not a {kind} from {in_words(scale)}")
+    return score

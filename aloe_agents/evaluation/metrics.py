@@ -1,12 +1,12 @@
 """How well a model adapts to users: alignment levels, their improvement, intervals, differences, agreement.
 
-1. Scores are a table (cases, turns) with nan where one is missing. AL(k) is the mean of what is there at turn k
-   (section 3); how many scores stand behind it is reported beside it, and nothing is filled in.
-2. IR is the slope of the least-squares line through AL(1), ..., AL(K) (equation 3), R2 its coefficient of
-   determination. N-IR and N-R2 are the same after AL was put between 0 and 1 by its least and greatest value: over all
-   turns, with which the figures of Tables 1 and 2 come out, or over the turns so far, as equation 4 is printed.
-3. A curve without range has R2 and N-R2 nan (there is nothing to explain) and N-AL, so N-IR, 0. Turns without a score
-   are left out of the line; with fewer than two left, IR and the rest are nan.
+1. Scores are a table (cases, turns) with nan where there is none. AL(k) is the mean of the scores at turn k (section 3),
+   and is reported with their number. Nothing is filled in.
+2. IR is the slope of the least-squares line through AL(1), ..., AL(K) (equation 3), and R2 its coefficient of
+   determination. N-IR and N-R2 are the same after scaling AL to 0..1 by its lowest and highest value. Taken over all
+   turns, they reproduce Tables 1 and 2; equation 4 is printed with the extremes of the turns so far.
+3. A flat curve has R2 and N-R2 nan, since there is nothing to explain, and N-IR 0. Turns without a score are left out
+   of the line. With fewer than two turns left, IR and the rest are nan.
 4. Intervals are percentile bootstrap over clusters: personas that share a profile are drawn together.
 """
 
@@ -27,7 +27,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Improvement:
-    """What a curve AL(1..K) comes to."""
+    """The figures of one curve AL(1..K)."""
 
     average: float
     ir: float
@@ -41,7 +41,7 @@ STATISTICS = tuple(field.name for field in fields(Improvement))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A figure with its confidence interval; nan where there are too few clusters to tell."""
+    """A figure with its confidence interval, which is nan if there are too few clusters."""
 
     value: float
     low: float
@@ -55,37 +55,37 @@ class Measured:
     al: tuple[Interval, ...]
     """AL(k) by turn."""
     scores: tuple[int, ...]
-    """How many scores stand behind each AL(k)."""
+    """How many scores each AL(k) is the mean of."""
     missing: int
-    """Scores that should be there and are not."""
+    """Scores that should exist and do not."""
     statistics: dict[str, Interval]
-    """By the names of :class:`Improvement`."""
+    """By the field names of :class:`Improvement`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One figure of one model minus the same of another, on the same cases."""
+    """A figure of one model minus the same figure of another, on the same cases."""
 
     value: float
     low: float
     high: float
     p: float
-    """Two-sided, from the same draws for both: the share that lies on the other side of 0, twice."""
+    """Two-sided: twice the share of the draws, the same for both models, that lie on the other side of 0."""
 
 
 def improvement(al: ArrayLike, normalisation: Normalisation = "all") -> Improvement:
-    """The figures of one curve AL(1..K), nan where a turn has none.
+    """The figures of one curve AL(1..K), with nan for turns without a score.
 
-    Raises ValueError for what is no curve.
+    Raises ValueError for anything but one row of at least one level.
     """
     curve = np.asarray(al, np.float64)
     if curve.ndim != 1 or not len(curve):
-        raise ValueError(f"a curve is one row of alignment levels, not an array of shape {curve.shape}")
+        raise ValueError(f"a curve must be one row of alignment levels, not an array of shape {curve.shape}")
     return Improvement(*(float(row[0]) for row in _statistics(curve[None], normalisation)))
 
 
 def alignment(scores: ArrayLike) -> tuple[Table, NDArray[np.int64]]:
-    """AL(k) of a table (cases, turns), and how many scores stand behind each; nan where none does."""
+    """AL(k) of a table (cases, turns), nan for a turn without scores, and how many scores each is the mean of."""
     table = np.asarray(scores, np.float64)
     there = np.isfinite(table)
     counts = there.sum(axis=0)
@@ -98,15 +98,19 @@ def measure(
     clusters: Sequence[Hashable] | None = None,
     *,
     normalisation: Normalisation = "all",
+    due: ArrayLike | None = None,
     draws: int = DRAWS,
     level: float = LEVEL,
     seed: int = 0,
 ) -> Measured:
     """All figures of a table (cases, turns), with bootstrap intervals over ``clusters`` (default: each case is one).
 
-    Raises ValueError for a table without a case or a turn, or with another number of clusters than cases.
+    ``due`` (cases, turns) says which scores should exist (default: all); the others do not count as missing.
+
+    Raises ValueError for a table without a case or a turn, or if the number of clusters is not that of the cases.
     """
     table = _table(scores)
+    wanted = np.ones(table.shape, np.bool_) if due is None else np.asarray(due, np.bool_)
     al, counts = alignment(table)
     drawn = _drawn(table, _weights(clusters, len(table), draws, seed))
     curves = [_interval(value, drawn[:, k], level) for k, value in enumerate(al)]
@@ -118,7 +122,7 @@ def measure(
     return Measured(
         al=tuple(curves),
         scores=tuple(int(count) for count in counts),
-        missing=int(table.size - counts.sum()),
+        missing=int((wanted & ~np.isfinite(table)).sum()),
         statistics=statistics,
     )
 
@@ -133,13 +137,13 @@ def difference(
     level: float = LEVEL,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """``one`` minus ``other`` in every statistic, by a paired bootstrap: row n of both is the same case.
+    """``one`` minus ``other`` in every statistic, by a paired bootstrap: row n of both tables is the same case.
 
-    Raises ValueError for tables of different shape.
+    Raises ValueError for tables of different shapes.
     """
     first, second = _table(one), _table(other)
     if first.shape != second.shape:
-        raise ValueError(f"tables of the same cases have the same shape, not {first.shape} and {second.shape}")
+        raise ValueError(f"both tables must have the same shape, not {first.shape} and {second.shape}")
     weights = _weights(clusters, len(first), draws, seed)
     spreads = zip(*(_statistics(_drawn(table, weights), normalisation) for table in (first, second)), strict=True)
     points = zip(*(astuple(improvement(alignment(table)[0], normalisation)) for table in (first, second)), strict=True)
@@ -158,19 +162,21 @@ def kappa(
     one: ArrayLike,
     other: ArrayLike,
     weights: Literal["quadratic"] | None = None,
-    ratings: Sequence[int] = (1, 2, 3, 4, 5),
+    ratings: Sequence[float] | None = (1, 2, 3, 4, 5),
 ) -> float:
-    """Cohen's kappa of two raters on the same things; nan in either leaves a thing out.
+    """Cohen's kappa of two raters of the same items; an item that either rated nan is left out.
 
-    ``weights="quadratic"`` counts a disagreement by the square of its distance. nan where chance alone explains
-    everything (both raters always say the same one thing), or nothing is left. Raises ValueError for a rating that is
-    none of ``ratings``.
+    ``weights="quadratic"`` weighs a disagreement by its squared distance. ``ratings`` are the possible ones, in rising
+    order; None takes the values that occur, for scales that are wide or have fractions.
+
+    The result is nan if chance alone explains everything (both raters gave every item the same one rating) or no item
+    is left. Raises ValueError for a rating that is not among ``ratings``.
     """
     pairs = np.stack([np.asarray(one, np.float64), np.asarray(other, np.float64)])
     pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
-    known = np.asarray(ratings, np.float64)
-    if not np.isin(pairs, known).all():
-        raise ValueError(f"a rating is one of {', '.join(map(str, ratings))}")
+    known = np.unique(pairs) if ratings is None else np.asarray(ratings, np.float64)
+    if ratings is not None and not np.isin(pairs, known).all():
+        raise ValueError(f"a rating must be one of {', '.join(map(str, ratings))}")
     seen = np.zeros((len(known), len(known)))
     np.add.at(seen, (np.searchsorted(known, pairs[0]), np.searchsorted(known, pairs[1])), 1)
     if not seen.sum():
@@ -186,12 +192,12 @@ def kappa(
 def _table(scores: ArrayLike) -> Table:
     table = np.asarray(scores, np.float64)
     if table.ndim != 2 or not table.size:
-        raise ValueError(f"scores are a table of cases and turns, not an array of shape {table.shape}")
+        raise ValueError(f"scores must be a table of cases and turns, not an array of shape {table.shape}")
     return table
 
 
 def _weights(clusters: Sequence[Hashable] | None, cases: int, draws: int, seed: int) -> Table | None:
-    """How often each case is in each draw (draws, cases); None where there are too few clusters to draw from."""
+    """How often each case is in each draw (draws, cases); None if there are too few clusters to draw from."""
     if clusters is not None and len(clusters) != cases:
         raise ValueError(f"{len(clusters)} clusters given for {cases} cases")
     names = list(dict.fromkeys(clusters if clusters is not None else range(cases)))
@@ -222,7 +228,7 @@ def _statistics(curves: Table, normalisation: Normalisation) -> tuple[Table, Tab
 
 
 def _line(curves: Table) -> tuple[Table, Table]:
-    """Slope and coefficient of determination of each curve over its turns that have a value."""
+    """Slope and coefficient of determination of each curve, over the turns that have a value."""
     there = np.isfinite(curves)
     counts = there.sum(axis=1)
     safe = np.maximum(counts, 1)

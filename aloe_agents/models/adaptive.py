@@ -1,15 +1,15 @@
-"""How many calls a server takes at once, found out while asking it.
+"""How many calls a server takes at once, measured while it is used.
 
-A hosted API refuses what is too much (429); a local engine queues it, and never says so. What both show is
-throughput: mean calls in flight over mean seconds a call. So the capacity is judged once an epoch, over the first
-calls that start in it (those that finish first are the short ones, and would flatter):
+A hosted API refuses what is too much (429); a local engine queues it, and never says so. Both show their throughput:
+mean calls in flight over mean seconds per call. So the capacity is judged once per epoch, over the first calls that
+start in it (those that finish first are the short ones, and would flatter):
 
-1. It grows only while most of it is in use, and only as long as throughput grows with it: by at least RISE of
-   what it would if calls took no longer. Doubling at first, by a quarter after the first doubt.
-2. Where it does not grow any more, the step is taken back and the capacity held; after HOLD epochs the next
-   step is tried. When calls take half as long again as they used to, a step down is tried the same way.
-3. A refusal (429) takes three tenths off, later ones less, once an episode; from then on steps are small. Calls that
-   wait in the engine (as its metrics count them) are taken off: they wait better here, where the urgent go first.
+1. It grows only while most of it is in use, and only while throughput grows with it: by at least RISE of what it would
+   if calls took no longer. It doubles at first, and grows by a quarter after the first doubt.
+2. Where throughput no longer grows, the step is taken back and the capacity held; after HOLD epochs the next step is
+   tried. When calls take half as long again as they used to, a step down is tried the same way.
+3. A refusal (429) takes off 30 percent, and later ones 15, once per episode; from then on steps are small. Calls that
+   wait in the engine (by its own metrics) are taken off: they wait better here, where the urgent go first.
 
 It is arithmetic on what it is told; it knows no clock, no server and no task.
 """
@@ -26,7 +26,7 @@ LEAST = 32  # calls an epoch, or twice the capacity where that is more
 
 
 class AdaptiveCapacity:
-    """Between 1 and ``ceiling`` calls at once. ``given``: the ceiling is known to be right, and only refusals cut it."""
+    """Between 1 and ``ceiling`` calls at once. ``given``: the user set the ceiling, and only refusals cut it."""
 
     def __init__(self, ceiling: int, start: int | None = None, *, given: bool = False) -> None:
         self.ceiling = ceiling
@@ -49,9 +49,7 @@ class AdaptiveCapacity:
         return self._epoch
 
     def finished(self, ticket: int, seconds: float | None) -> bool:
-        """The call with this ticket is over: answered after ``seconds``, or not (None). Says whether the capacity
-        changed.
-        """
+        """The call with this ticket ended: answered after ``seconds``, or not (None). Says whether the capacity changed."""
         if ticket != self._epoch:
             return False
         self._over += 1
@@ -67,18 +65,18 @@ class AdaptiveCapacity:
         return self.now != before
 
     def limit(self, ceiling: int) -> None:
-        """Have another ceiling from now on, and go along with it if it was reached."""
+        """Have another ceiling from now on, and move to it if the old one was reached."""
         self.now = ceiling if self.now == self.ceiling else min(self.now, ceiling)
         self.ceiling = ceiling
 
     def refused(self) -> None:
-        """The server said that this is too much. To be told once an episode."""
+        """The server said that this is too much. Call it once per episode."""
         self._settle(self.now * (0.7 if self._step > 1.25 else 0.85))
         self._step, self._hold = 1.1, HOLD // 2
         self._begin()
 
     def queued(self, waiting: int) -> bool:
-        """The engine says that so many calls wait in it. Believed the second time; says whether it made a change."""
+        """The engine says that ``waiting`` calls wait in it; believed the second time. Says whether the capacity changed."""
         too_many = waiting > max(2, self.now // 4)
         believed, self._waited_before = too_many and self._waited_before, too_many
         if believed:
@@ -94,22 +92,33 @@ class AdaptiveCapacity:
         self._seconds = 0.0
 
     def _judge(self, in_flight: float, latency: float) -> None:
+        """Draw the conclusion of an epoch: settle where a trial did not pay, or else try another capacity, or hold."""
         throughput = in_flight / max(latency, 1e-9)
         if self._given:  # to be trusted again soon
             self._move(self.now * 1.1)
-            return
-        if self._came_from is not None and self._came_from[0] == self.now:  # it could not go where it was to be tried
-            self._came_from = None
-        if self._came_from is not None:
-            capacity, before = self._came_from
-            rise = math.log(throughput / before) / math.log(self.now / capacity)
-            if self.now < capacity or rise < RISE:
-                self._settle(self.now if self.now < capacity and rise < RISE else capacity)
-                return
-            if rise < 2 * RISE:
-                self._step = min(self._step, 1.25)
-        elif self._usual is None:
-            self._usual = latency
+        elif self._trial_pays(throughput, latency):
+            self._next(throughput, latency)
+
+    def _trial_pays(self, throughput: float, latency: float) -> bool:
+        """Judge the trial that is under way, if any. False: it is over, and the capacity is settled."""
+        trial = self._came_from
+        if trial is not None and trial[0] == self.now:  # it could not go where it was to be tried
+            trial = self._came_from = None
+        if trial is None:
+            self._usual = latency if self._usual is None else self._usual
+            return True
+        capacity, before = trial
+        rise = math.log(throughput / before) / math.log(self.now / capacity)
+        down = self.now < capacity
+        if down or rise < RISE:
+            self._settle(self.now if down and rise < RISE else capacity)
+            return False
+        if rise < 2 * RISE:
+            self._step = min(self._step, 1.25)
+        return True
+
+    def _next(self, throughput: float, latency: float) -> None:
+        """Step down where calls take much longer than they did; hold; or try a step up."""
         if self._came_from is None and self._usual is not None and latency > SLOWER * self._usual:
             self._usual = latency
             self._came_from = (self.now, throughput)

@@ -136,7 +136,7 @@ def failure_of(status: int, headers: Mapping[str, str], raw: bytes, server: Serv
     """What an answer with another status than 200 is raised as."""
     error = _parsed(raw)
     words = one_line(_masked(told(error) or excerpt_of(raw), server), _WORDS)
-    said = f"{server.place}: {words} (status {status})" if words else f"{server.place}: status {status}"
+    said = f"{server.place}: " + (f"{words} (status {status})" if words else f"status {status}")
     if status in (404, 405):
         return Fatal(_nothing_there(status, words, error, server))
     if final := _final(status, words, said, error, server):
@@ -147,10 +147,7 @@ def failure_of(status: int, headers: Mapping[str, str], raw: bytes, server: Serv
         return Transient(FailureReason.SERVER_ERROR, said, retry_after=retry_after(headers), uncertain=status != 503)
     if status == 400 and _OVERFLOW.search(words):
         return CallFailed(FailureReason.CONTEXT_OVERFLOW, said)
-    if 300 <= status < 400:
-        target = one_line(_masked(headers.get("location", "").partition("?")[0], server))
-        said = f"{server.place} redirects to {target or 'nowhere'} (status {status}), which is not followed"
-    return CallFailed(FailureReason.REFUSED_REQUEST, said)
+    return CallFailed(FailureReason.REFUSED_REQUEST, _redirect(status, headers, server) or said)
 
 
 def unreachable(cause: BaseException | str, server: Server, *, uncertain: bool = False) -> Transient | Fatal:
@@ -175,9 +172,8 @@ def told(body: object, depth: int = _DEPTH) -> str:
     if not depth or not isinstance(body, dict | list):
         return ""
     if isinstance(body, list):
-        return "; ".join(dict.fromkeys(words for item in body[:3] if (words := told(item, depth - 1))))
-    found = dict.fromkeys(words for name in _TOLD if (words := told(body.get(name), depth - 1)))
-    words = ": ".join(found)
+        return "; ".join(dict.fromkeys(filter(None, (told(item, depth - 1) for item in body[:3]))))
+    words = ": ".join(dict.fromkeys(filter(None, (told(body.get(name), depth - 1) for name in _TOLD))))
     place = body.get("loc")
     return f"{'.'.join(map(str, place))}: {words}" if words and isinstance(place, list) and place else words
 
@@ -228,6 +224,13 @@ def _final(status: int, words: str, said: str, error: object, server: Server) ->
     if status == 402 or (status == 429 and ("quota" in code or "billing" in code)):
         return Fatal(f"{said}; the quota is used up, and all that was answered is kept")
     return None
+
+
+def _redirect(status: int, headers: Mapping[str, str], server: Server) -> str:
+    if not 300 <= status < 400:
+        return ""
+    target = one_line(_masked(headers.get("location", "").partition("?")[0], server))
+    return f"{server.place} redirects to {target or 'nowhere'} (status {status}), which is not followed"
 
 
 def _nothing_there(status: int, words: str, error: object, server: Server) -> str:

@@ -62,14 +62,22 @@ class Limits:
     """For how long an endpoint may give no answer at all before the run ends."""
 
     def __post_init__(self) -> None:
-        for name, count in (("capacity", self.capacity), ("attempts", self.attempts)):
-            if count is not None and not (isinstance(count, int) and count >= 1):
-                raise ConfigError(f"{name} must be a whole number, at least 1, not {count!r}")
-        for name in ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "patience"):
-            value = getattr(self, name)
-            unlimited = value is None and name.endswith("per_minute")
-            if not unlimited and not (isinstance(value, int | float) and value > 0):
-                raise ConfigError(f"{name} must be above 0, not {value!r}")
+        _check_count("capacity", 1 if self.capacity is None else self.capacity)
+        _check_count("attempts", self.attempts)
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            _check_positive(name, 1.0 if getattr(self, name) is None else getattr(self, name))
+        for name in ("timeout", "deadline", "patience"):
+            _check_positive(name, getattr(self, name))
+
+
+def _check_count(name: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{name} must be a whole number, at least 1, not {value!r}")
+
+
+def _check_positive(name: str, value: object) -> None:
+    if not (isinstance(value, int | float) and value > 0):
+        raise ConfigError(f"{name} must be above 0, not {value!r}")
 
 
 @dataclass(slots=True)
@@ -261,7 +269,7 @@ class Endpoint:
     def _failed(self, call: Call, failure: CallFailed | Fatal, tries: _Tries, seconds: float) -> None:
         """Write a failed attempt down, and draw the conclusions that concern everybody."""
         reason = failure.reason if isinstance(failure, CallFailed) else FailureReason.REFUSED_REQUEST
-        uncertain = isinstance(failure, Transient) and failure.uncertain
+        uncertain = bool(getattr(failure, "uncertain", False))
         if call.log:
             call.log.failed(str(reason), uncertain=uncertain)
         self.tally.retries[reason] = self.tally.retries.get(reason, 0) + 1

@@ -143,14 +143,15 @@ def checked_url(url: str) -> str:
         host, port = parts.hostname, parts.port
     except ValueError as error:  # a port that is no number, brackets that do not close
         raise ConfigError(f"{url!r} is not an http(s) URL: {error}") from None
-    if "://" not in url:
-        raise ConfigError(f"{url!r} is not an http(s) URL: it does not begin with http:// or https://")
-    if parts.scheme not in ("http", "https"):
-        raise ConfigError(f"{url!r} is not an http(s) URL: its scheme is {parts.scheme!r}")
-    if not host or port == 0 or not url.isprintable() or " " in url:
-        raise ConfigError(
-            f"{url!r} is not an http(s) URL: {'its host is missing' if not host else 'it has a bad part'}"
-        )
+    wrong = {
+        "it does not begin with http:// or https://": "://" not in url,
+        f"its scheme is {parts.scheme!r}": parts.scheme not in ("http", "https"),
+        "its host is missing": not host,
+        "its port is 0": port == 0,
+        "it holds a space or a control character": not url.isprintable() or " " in url,
+    }
+    if why := next((why for why, holds in wrong.items() if holds), ""):
+        raise ConfigError(f"{url!r} is not an http(s) URL: {why}")
     return url
 
 

@@ -3,8 +3,8 @@
 1. A directory holds a transformers model (``config.json``), or a LoRA adapter (``adapter_config.json``), which is served
    with the base model that it names.
 2. The module is started, not the ``vllm`` command: builds for the CPU lack the metadata that the command asks for.
-3. The server runs under :mod:`aloe_agents.models.guard`: no process of it is left when the block ends, or this process does,
-   in whatever way.
+3. The server runs under :mod:`aloe_agents.models.guard`: none of its processes outlives the block, or this process,
+   however it ends.
 """
 
 from __future__ import annotations
@@ -22,19 +22,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.text import one_line
 
+if TYPE_CHECKING:
+    import httpx
+
 PATIENCE = 1800.0
 """Seconds until a model must answer: large ones take minutes to load."""
 STOP = 60.0
+"""Seconds that a server is given to end."""
+LOOK = 0.25
+"""Seconds between two looks at a server that loads."""
 LAST_LINES = 15
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_HOST_IP": "127.0.0.1"}
 _CPU = {"VLLM_CPU_KVCACHE_SPACE": "2"}  # GiB; left alone vLLM wants nearly all memory
-FETCH = "a model of the hub is fetched first: hf download NAME --local-dir DIR"
+FETCH = "to get a model from the Hugging Face Hub, run: hf download NAME --local-dir DIR"
 _SMALL = 256 << 20
 _SMALL_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 """For weights of up to ``_SMALL`` bytes: no process for the executor alone. It is there to bind threads to cores, from
@@ -54,26 +61,19 @@ class LocalModel:
 
     path: Path
     name: str
-    """What it is served as: the directory's name with a few digits of its contents' digest, so that answers of another
-    model of that name are never taken for its own."""
+    """What it is served as: the directory's name with a few digits of its contents' digest, so that another model of
+    that name never gets credit for its answers."""
     base: Path | None = None
-    """Of an adapter."""
+    """An adapter's base model."""
     rank: int = 0
-    """Of an adapter."""
+    """An adapter's rank."""
 
 
 def local_model(path: Path) -> LocalModel:
     """The model in the directory ``path``. Raises ConfigError where there is none that can be served."""
     path = path.resolve()
     if (path / "adapter_config.json").is_file():
-        adapter = _read(path / "adapter_config.json")
-        base, rank = adapter.get("base_model_name_or_path"), adapter.get("r")
-        if not isinstance(base, str) or not isinstance(rank, int):
-            raise ConfigError(f"{path}/adapter_config.json names no base model and rank")
-        where = next((place for place in (path / base, Path(base)) if (place / "config.json").is_file()), None)
-        if where is None:
-            raise ConfigError(f"the adapter {path} is for the base model {base!r}, which is no directory here")
-        return LocalModel(path=path, name=_named(path), base=where.resolve(), rank=rank)
+        return _adapter(path)
     if not (path / "config.json").is_file():
         raise ConfigError(
             f"{path} holds no model: there is neither a config.json (transformers) nor an adapter_config.json (LoRA)"
@@ -83,6 +83,17 @@ def local_model(path: Path) -> LocalModel:
     if not holds_weights(path):
         raise ConfigError(f"{path} holds a config.json but no weights ({', '.join('*' + end for end in _WEIGHTS)})")
     return LocalModel(path=path, name=_named(path))
+
+
+def _adapter(path: Path) -> LocalModel:
+    adapter = _read(path / "adapter_config.json")
+    base, rank = adapter.get("base_model_name_or_path"), adapter.get("r")
+    if not isinstance(base, str) or not isinstance(rank, int):
+        raise ConfigError(f"{path}/adapter_config.json does not name a base model and a rank")
+    where = next((place for place in (path / base, Path(base)) if (place / "config.json").is_file()), None)
+    if where is None:
+        raise ConfigError(f"the adapter {path} needs the base model {base!r}, which is not a directory here")
+    return LocalModel(path=path, name=_named(path), base=where.resolve(), rank=rank)
 
 
 @contextlib.contextmanager
@@ -97,20 +108,19 @@ def served(
     patience: float = PATIENCE,
     waiting: Callable[[], bool] = lambda: True,
 ) -> Iterator[Callable[[], str]]:
-    """Serve ``model`` and yield at once what waits for its base URL, which ends in ``/v1``: models load side by side.
+    """Serve ``model`` and yield, at once, a function that waits for its base URL, which ends in ``/v1``. So several models
+    load side by side.
 
-    Port 0 is a free one. What the server prints goes to ``log``; ``options`` are added to its command line; whoever asks
-    it needs ``key``. ``waiting`` is asked while it loads whether anybody still wants it. Raises ConfigError where vLLM is
-    missing or the port is taken; to wait raises Fatal with the log's last lines where the model does not come up within
-    ``patience`` seconds, or is gone.
+    Port 0 takes a free one. The server's output goes to ``log``; ``options`` are added to its command line; clients need
+    ``key``. While the model loads, ``waiting`` is asked whether anybody still wants it. Raises ConfigError where vLLM is
+    missing or the port is taken. The function raises Fatal, with an error from the log, where the model does not come up
+    within ``patience`` seconds or the server has ended.
     """
-    import httpx
-
     port = _free_port(host, port)
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
-            f"serving {model.path} needs vLLM; install it with: pip install 'aloe-agents[serve]' (on a machine without "
-            "a GPU as CONTRIBUTING.md says)"
+            f"serving {model.path} needs vLLM; install it with: pip install 'aloe-agents[serve]' (without a GPU, see "
+            "CONTRIBUTING.md)"
         )
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="aloe-serving-") as scratch, log.open("wb") as output:
@@ -128,22 +138,8 @@ def served(
             },
             start_new_session=True,  # Ctrl-C is this process's to handle
         )
-
-        def url() -> str:
-            deadline = time.monotonic() + patience
-            with httpx.Client(trust_env=False, timeout=5) as client:
-                while waiting():
-                    if server.poll() is not None:
-                        raise Fatal(f"vLLM could not serve {model.path}: {_why(log)}; its whole log is {log}")
-                    if _healthy(client, f"http://{_in_url(host)}:{port}/health"):
-                        break
-                    if time.monotonic() > deadline:
-                        raise Fatal(f"vLLM did not serve {model.path} within {patience:.0f} s; its log is {log}")
-                    time.sleep(0.25)
-            return f"http://{_in_url(host)}:{port}/v1"
-
         try:
-            yield url
+            yield lambda: _when_up(server, model, log, f"http://{_in_url(host)}:{port}", patience, waiting)
         finally:
             assert server.stdin is not None
             with contextlib.suppress(OSError):
@@ -152,8 +148,32 @@ def served(
                 server.wait(STOP)
 
 
+def _when_up(
+    server: subprocess.Popen[bytes],
+    model: LocalModel,
+    log: Path,
+    url: str,
+    patience: float,
+    waiting: Callable[[], bool],
+) -> str:
+    """Wait for the server. Returns the base URL, also where nobody is ``waiting`` any more."""
+    import httpx
+
+    deadline = time.monotonic() + patience
+    with httpx.Client(trust_env=False, timeout=5) as client:
+        while waiting():
+            if server.poll() is not None:
+                raise Fatal(f"vLLM could not serve {model.path}: {_why(log)}; its whole log is {log}")
+            if _healthy(client, f"{url}/health"):
+                break
+            if time.monotonic() > deadline:
+                raise Fatal(f"vLLM did not serve {model.path} within {patience:.0f} s; its log is {log}")
+            time.sleep(LOOK)
+    return f"{url}/v1"
+
+
 def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
-    """The last lines of a log that hold anything."""
+    """The last ``count`` lines of a log that are not blank; none where there is no log."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
 
@@ -169,7 +189,7 @@ def _command(model: LocalModel, host: str, port: int, options: Sequence[str]) ->
 
 
 def _environment(model: LocalModel) -> dict[str, str]:
-    """What the server is told where the user's environment says nothing else."""
+    """The server's environment, which the user's own goes before."""
     if on_gpu():
         return _ENVIRONMENT
     weights = sum(file.stat().st_size for file in _weights(model.base or model.path))
@@ -177,14 +197,13 @@ def _environment(model: LocalModel) -> dict[str, str]:
 
 
 def on_gpu() -> bool:
-    """Whether vLLM has a GPU here, most of whose memory one model takes, however small it is."""
+    """Whether vLLM has a GPU here. One model takes most of its memory, however small the model."""
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd"))
 
 
-def _healthy(client: object, url: str) -> bool:
+def _healthy(client: httpx.Client, url: str) -> bool:
     import httpx
 
-    assert isinstance(client, httpx.Client)
     try:
         return client.get(url).status_code == 200
     except httpx.TransportError:
@@ -192,7 +211,7 @@ def _healthy(client: object, url: str) -> bool:
 
 
 def _why(log: Path) -> str:
-    """What a failed server's log says is the reason: the first error that it names, for others follow from that."""
+    """The first error in a failed server's log; later ones follow from it."""
     lines = last_lines(log, 100_000)
     for n, line in enumerate(lines):
         if "WARNING" not in line and (found := _ERROR.search(line)):
@@ -210,7 +229,7 @@ def _free_port(host: str, wanted: int) -> int:
             port: int = listener.getsockname()[1]
             return port
     except OSError as error:
-        raise ConfigError(f"{host}:{wanted} cannot be listened on: {error.strerror or error}") from None
+        raise ConfigError(f"cannot listen on {host}:{wanted}: {error.strerror or error}") from None
 
 
 def _in_url(host: str) -> str:
@@ -221,14 +240,14 @@ def _read(file: Path) -> dict[str, object]:
     try:
         value = orjson.loads(file.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
+        raise ConfigError(f"cannot read {file}: {error}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{file} is no JSON object")
+        raise ConfigError(f"{file} does not hold a JSON object")
     return value
 
 
 def holds_weights(path: Path) -> bool:
-    """Whether the directory ``path`` holds a model's or an adapter's weights, not only what a trainer leaves beside them."""
+    """Whether the directory ``path`` holds weights of a model or an adapter, beyond what a trainer leaves beside them."""
     return any(_weights(path))
 
 
@@ -237,7 +256,7 @@ def _weights(path: Path) -> Iterator[Path]:
 
 
 def _named(path: Path) -> str:
-    """The directory's name with a digest of what it holds: small files whole, of large ones size, head and tail."""
+    """The directory's name with a digest of its files: each one's size, its first MiB and its last."""
     digest = hashlib.sha256()
     for file in sorted(file for file in path.iterdir() if file.is_file()):
         size = file.stat().st_size

@@ -1,4 +1,4 @@
-"""How diverse a pool is: nearest neighbours, words, topics, a map. Texts and vectors in, figures out; it prints nothing."""
+"""How diverse a pool is: nearest neighbours, words, topics, a map. Texts and vectors go in, figures come out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from aloe_agents.errors import ConfigError
 from aloe_agents.pools.similarity import Vectors, neighbours
 from aloe_agents.text import telling_words
 
 LOOKED_AT = 5000
-"""Items whose nearest neighbour is looked for; of a larger pool a sample, since looking is quadratic."""
+"""How many items get a nearest neighbour. A larger pool is sampled, since the search is quadratic."""
 TOPICS = 8
 PAIRS = 10
 
@@ -29,7 +30,7 @@ class ClosestPair:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A group of items that lie together, and the words that tell it from the rest."""
+    """A group of items that lie close together, and the words that set it apart."""
 
     size: int
     words: tuple[str, ...]
@@ -41,23 +42,24 @@ class Diversity:
 
     items: int
     words: int
-    """In all."""
+    """Words in all items together."""
     vocabulary: int
-    """Different words that tell something."""
+    """How many different telling words the pool has."""
     frequent: tuple[tuple[str, int], ...]
-    """Words that stand in most items, and in how many."""
+    """The words found in most items, each with its number of items."""
     nearest: NDArray[np.float32] = field(repr=False)
-    """The similarity of each item that was looked at to its nearest neighbour."""
+    """Similarity to the nearest neighbour, one figure for each item of the sample."""
     pairs: tuple[ClosestPair, ...]
-    """The most similar ones."""
+    """The most similar pairs."""
     vendi: float
-    """How many wholly different items would be as diverse: the Vendi score (Friedman and Dieng, 2023)."""
+    """How many items with nothing in common would be as diverse: the Vendi score (Friedman and Dieng, 2023)."""
     topics: tuple[Topic, ...]
     topic_of: NDArray[np.intp] = field(repr=False)
+    """The topic of each item, by its place in ``topics``."""
 
 
 def measure_diversity(texts: Sequence[str], vectors: Vectors) -> Diversity:
-    """The figures of a pool with these texts and vectors (n, dimension), normalised, centred or raw."""
+    """The figures of a pool with n texts and their vectors (n, dimension): :func:`directions` of either similarity."""
     told = [telling_words(text) for text in texts]
     in_items = Counter(word for words in told for word in set(words))
     rows = np.sort(np.random.default_rng(0).permutation(len(texts))[:LOOKED_AT])
@@ -79,22 +81,32 @@ def measure_diversity(texts: Sequence[str], vectors: Vectors) -> Diversity:
 
 
 def flat(vectors: Vectors) -> NDArray[np.float64]:
-    """The vectors (n, dimension) on a plane (n, 2): their two principal components."""
+    """A map (n, 2) of the vectors (n, dimension): their two principal components."""
     offset = vectors - vectors.mean(axis=0)
     _, axes = np.linalg.eigh(offset.T.astype(np.float64) @ offset)
     plane: NDArray[np.float64] = offset @ axes[:, ::-1][:, :2]
     return plane
 
 
+def umap_of(vectors: Vectors) -> NDArray[np.float64]:
+    """A map (n, 2) of the vectors (n, dimension), made by UMAP. Raises ConfigError if umap-learn is not installed."""
+    try:
+        import umap
+    except ImportError:
+        raise ConfigError("a map laid out by UMAP needs umap-learn: pip install umap-learn") from None
+    plane: NDArray[np.float64] = umap.UMAP(n_components=2, metric="cosine", random_state=0).fit_transform(vectors)
+    return plane
+
+
 def _vendi(vectors: Vectors) -> float:
-    """The exponential of the entropy of the similarity matrix's eigenvalues, got from the smaller covariance."""
+    """The exponential of the entropy of the similarity matrix's eigenvalues, computed from the smaller covariance matrix."""
     spectrum = np.linalg.eigvalsh(vectors.T.astype(np.float64) @ vectors / max(len(vectors), 1))
     spectrum = spectrum[spectrum > 1e-12]
     return float(np.exp(-(spectrum * np.log(spectrum)).sum()))
 
 
 def _topics(vectors: Vectors, count: int) -> NDArray[np.intp]:
-    """The group of each row: spherical k-means, begun with rows far apart, so that it is the same every time."""
+    """The group of each row (n,): spherical k-means that starts from rows far apart, so it is always the same."""
     centres = [int((vectors @ vectors.sum(axis=0)).argmax())] if len(vectors) else []
     while len(centres) < count:
         centres.append(int((vectors @ vectors[centres].T).max(axis=1).argmin()))
@@ -111,7 +123,7 @@ def _topics(vectors: Vectors, count: int) -> NDArray[np.intp]:
 
 
 def _named(told: Sequence[Sequence[str]], in_items: Counter[str], group: NDArray[np.intp]) -> tuple[Topic, ...]:
-    """Each group with the words that most of all stand in it and not elsewhere."""
+    """Each group with the words that occur in it most, and elsewhere least."""
     topics = []
     for n in sorted(set(group.tolist())):
         rows = np.flatnonzero(group == n)

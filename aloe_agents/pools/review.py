@@ -1,7 +1,7 @@
-"""What a person decided about a pool's items: a log of decisions beside the pool, and the pool with them applied.
+"""A person's decisions about a pool's items: a log of them beside the pool, and the pool with them applied.
 
-A decision is about a text, so it holds however often the pool is written again; the last one about a text counts, and
-``undo`` takes the last line of the log back by adding one.
+A decision is about a text, so it holds however often the pool is written again. The last decision about a text counts.
+``undo`` takes the last decision back by adding a line to the log.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools.items import REVIEW, Item, ids_after, read_items, write_items
+from aloe_agents.pools.items import REVIEW, Item, folder_of, ids_after, read_items, write_items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,35 +22,38 @@ class Decision:
     """One line of the log."""
 
     item: Item
-    """As it was before any decision."""
+    """The item as it was before any decision."""
     verdict: str
-    """``keep``, ``drop``, ``edit``, or ``undo``: the decision about this item before that one is the last again."""
+    """``keep``, ``drop`` or ``edit``; or ``undo``, which takes the last decision that still stands back."""
     text: str = ""
-    """What an edited item says now."""
+    """The new text of an edited item."""
 
 
 class Review:
-    """The review of one pool. Raises ConfigError where its log cannot be read."""
+    """The review of one pool. Raises ConfigError if its log cannot be read."""
 
-    def __init__(self, pool: Path, folder: Path) -> None:
-        self.pool, self._log = pool, folder / REVIEW
+    def __init__(self, pool: Path | str, folder: Path | str | None = None) -> None:
+        """``folder`` holds the log; by default it is the pool's own."""
+        self.pool = Path(pool)
+        self._log = Path(folder or folder_of(pool)) / REVIEW
         self._decisions = _read(self._log)
-        before: dict[tuple[str, str], Item] = {}
-        for decision in self._decisions:
-            for text in (decision.item.text, decision.text):
-                before[decision.item.id, text] = decision.item
-        items = [before.get((item.id, item.text), item) for item in read_items(pool)[0]]
-        texts, taken = {item.text for item in items}, {item.id for item in items}
+        self.items = self._undecided(read_items(pool)[0])
+        """All items as they were before any decision, dropped ones included, by id."""
+
+    def _undecided(self, items: Iterable[Item]) -> list[Item]:
+        """The items of the pool as they were before any decision, with those that were dropped since."""
+        before = {(d.item.id, text): d.item for d in self._decisions for text in (d.item.text, d.text)}
+        found = [before.get((item.id, item.text), item) for item in items]
+        texts, taken = {item.text for item in found}, {item.id for item in found}
         free = ids_after([*taken, *(decision.item.id for decision in self._decisions)])
-        for decision in self.decided.values():
-            item = decision.item
-            if decision.verdict == "drop" and item.text not in texts:
-                if item.id in taken:  # by another: a pool can be grown anew
-                    item = replace(item, id=next(free))
-                taken.add(item.id)
-                items.append(item)
-        self.items = sorted(items, key=lambda item: item.id)
-        """All items as they were before any decision, those that were dropped among them."""
+        for item in self._dropped():
+            if item.text not in texts:  # an id may be taken by another item, since the pool was grown anew
+                found.append(replace(item, id=next(free)) if item.id in taken else item)
+                taken.add(found[-1].id)
+        return sorted(found, key=lambda item: item.id)
+
+    def _dropped(self) -> list[Item]:
+        return [decision.item for decision in self.decided.values() if decision.verdict == "drop"]
 
     @property
     def decided(self) -> dict[str, Decision]:
@@ -58,16 +61,16 @@ class Review:
         return _standing(self._decisions)
 
     def open(self) -> list[Item]:
-        """The items nobody decided about yet."""
+        """The items without a decision."""
         decided = self.decided
         return [item for item in self.items if item.text not in decided]
 
     def decide(self, item: Item, verdict: str, text: str = "") -> None:
-        """Write a decision down and apply it to the pool."""
+        """Write a decision to the log and apply it to the pool. ``text`` is the new text of an edited item."""
         self._append(Decision(item=item, verdict=verdict, text=text))
 
     def undo(self) -> Item | None:
-        """Take the last decision back; the item that it was about, None if there is none."""
+        """Take the last decision back. Returns the item that it was about, or None if there is no decision."""
         standing = [decision for decision in _history(self._decisions) if decision.verdict != "undo"]
         if not standing:
             return None
@@ -87,14 +90,14 @@ class Review:
         write_items(self.pool, _applied(self.items, self._decisions))
 
 
-def ids_decided(folder: Path) -> list[str]:
-    """The ids of items that a review was about, those that were dropped among them."""
-    return [decision.item.id for decision in _read(folder / REVIEW)]
+def ids_decided(folder: Path | str) -> list[str]:
+    """The ids of all items that a review decided about, dropped ones included."""
+    return [decision.item.id for decision in _read(Path(folder) / REVIEW)]
 
 
-def reviewed(items: Iterable[Item], folder: Path) -> list[Item]:
-    """``items`` without those that were dropped in a review, and those that were edited as they are now."""
-    return _applied(items, _read(folder / REVIEW))
+def reviewed(items: Iterable[Item], folder: Path | str) -> list[Item]:
+    """``items`` as a review left them: dropped ones left out, edited ones with their new text."""
+    return _applied(items, _read(Path(folder) / REVIEW))
 
 
 def _applied(items: Iterable[Item], decisions: Iterable[Decision]) -> list[Item]:
@@ -114,7 +117,7 @@ def _standing(decisions: Iterable[Decision]) -> dict[str, Decision]:
 
 
 def _history(decisions: Iterable[Decision]) -> list[Decision]:
-    """The decisions that were not taken back, in order."""
+    """The decisions that still stand, in order."""
     history: list[Decision] = []
     for decision in decisions:
         if decision.verdict != "undo":
@@ -133,5 +136,5 @@ def _read(log: Path) -> list[Decision]:
             row = orjson.loads(line)
             decisions.append(Decision(item=Item(**row["item"]), verdict=row["verdict"], text=row["text"]))
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            raise ConfigError(f"{log}, line {number} is no decision") from None
+            raise ConfigError(f"{log}, line {number} is not a decision") from None
     return decisions

@@ -1,13 +1,13 @@
 """Which texts are new to a pool, which are nearest to each other, which lie farthest apart: vectors in, indices out.
 
 1. Vectors are normalised and kept in one float32 matrix that grows in place. A batch is compared by one product with
-   it, a block of rows at a time, so that what comes out never leaves the processor's cache.
-2. Centred similarity is the cosine after the pool's mean vector was taken off: texts of one kind share a common
-   direction ("is a N-year-old ... enjoys"), which makes raw cosines of strangers exceed 0.6. The matrix stays raw; the
-   mean enters as one more column of the product and a correction, which is exact.
-3. The mean is taken when a batch begins, over the pool as it then is, and holds for the whole batch. Whoever adds
-   batches in a fixed order therefore gets the same pool, whatever the timing.
-4. Near the mean centred directions are noise, so whatever is ``SAME`` by raw cosine counts as similar, too.
+   the matrix, a block of rows at a time, so that intermediate results never leave the processor's cache.
+2. Centred similarity is the cosine after subtracting the pool's mean vector. Texts of one kind share a common
+   direction ("is a N-year-old ... enjoys"), which lifts the raw cosines of strangers above 0.6. The matrix stays raw;
+   the mean enters as one more column of the product and a correction, which is exact.
+3. The mean is taken when a batch begins, over the pool at that moment, and holds for the whole batch. So whoever adds
+   batches in a fixed order gets the same pool, whatever the timing.
+4. Near the mean, centred directions are noise. So two texts whose raw cosine reaches ``SAME`` count as similar as well.
 """
 
 from __future__ import annotations
@@ -25,26 +25,29 @@ from aloe_agents.errors import ConfigError
 Vectors = NDArray[np.float32]
 Similarity = Literal["centred", "raw"]
 THRESHOLD = 0.6
-"""The paper's (section 2.1)."""
+"""The paper's threshold (section 2.1)."""
 SAME = 0.95
-"""Raw cosine above which two texts are one, wherever the mean lies."""
+"""Raw cosine from which two texts count as one, wherever the mean lies."""
 _BLOCK = 2048
 _GROWTH = 1.25
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whether a candidate is new to the pool, and what it is nearest to."""
+    """Whether a candidate is new to the pool, and which member is nearest to it."""
 
     new: bool
     similarity: float
-    """To its nearest member when it was compared; 0 where there was none."""
+    """Similarity to the nearest member when the candidate was compared; 0 if the pool was empty."""
     nearest: int
-    """The row of that member, which may have come with the same batch; -1 where there was none."""
+    """The row of that member, which may come from the same batch; -1 if the pool was empty."""
 
 
 class Novelty:
-    """The greedy filter of section 2.1: a candidate joins unless its similarity to a member exceeds ``threshold``."""
+    """The greedy filter of the paper, section 2.1: a candidate joins unless it is too similar to a member.
+
+    ``threshold`` is the highest similarity to any member with which a candidate still joins.
+    """
 
     def __init__(self, threshold: float = THRESHOLD, similarity: Similarity = "centred") -> None:
         self.threshold = threshold
@@ -56,44 +59,56 @@ class Novelty:
     def __len__(self) -> int:
         return self._count
 
-    @property
-    def vectors(self) -> Vectors:
-        """The members' normalised vectors, (members, dimension): a view, in the order of joining."""
-        return self._matrix[: self._count]
-
     def add(self, vectors: Vectors) -> None:
-        """Let ``vectors`` (n, dimension) join without being compared."""
+        """Let all of ``vectors`` (n, dimension) join, without comparing them."""
         for vector in normalised(vectors):
             self._join(vector)
 
     def mean(self, total: NDArray[np.float64] | None = None, count: int = 0) -> Vectors:
-        """The members' mean vector; ``count`` others, whose normalised vectors sum to ``total``, count as members."""
+        """The mean (dimension,) of the members' normalised vectors.
+
+        ``count`` more vectors count as members, too: ``total`` (dimension,) is the sum of their normalised vectors.
+        """
         both = self._sum if total is None else total + self._sum if self._count else total
         return (both / max(self._count + count, 1)).astype(np.float32)
 
     def admit(self, batch: Vectors, mean: Vectors | None = None) -> list[Admission]:
-        """Compare a batch (n, dimension) with the pool and, in its order, with what of it has joined before.
+        """Compare each vector of a batch (n, dimension) with the pool and with those of the batch that joined before it.
 
-        ``mean`` replaces that of the pool: what is imported into an empty pool has no other mean than its own. Costs
-        one product of the pool with n + 1 columns.
+        ``mean`` (dimension,) replaces the pool's: an import into an empty pool has no mean but its own. The cost is one
+        product of the pool with n + 1 columns.
         """
         batch = normalised(batch)
         self._room_for(0, batch.shape[1])
-        if mean is None or not self.centred:
-            mean = self.mean() if self.centred else np.zeros(batch.shape[1], np.float32)
+        if not self.centred:
+            mean = np.zeros(batch.shape[1], np.float32)
+        elif mean is None:
+            mean = self.mean()
         columns, distance = _unit(batch - mean)
         similar, nearest = self._compare(columns, mean)
-        if self.centred:  # elsewhere a raw cosine of SAME is a centred one above the threshold
-            close = np.flatnonzero(distance < math.sqrt(2 * (1 - SAME) / max(1 - self.threshold**2, 1e-6)))
-            if len(close):
-                raw, where = self._compare(batch[close], np.zeros_like(mean))
-                same = raw >= SAME
-                similar[close[same]], nearest[close[same]] = raw[same], where[same]
-        among, among_raw = columns @ columns.T, batch @ batch.T
-        among = np.where(among_raw >= SAME, among_raw, among)
+        if self.centred:  # raw cosines need no second look: one that reaches SAME exceeds the threshold anyway
+            self._look_near_the_mean(batch, distance, similar, nearest)
+        raw = batch @ batch.T
+        return self._in_order(batch, similar, nearest, np.where(raw >= SAME, raw, columns @ columns.T))
+
+    def _look_near_the_mean(
+        self, batch: Vectors, distance: Vectors, similar: Vectors, nearest: NDArray[np.intp]
+    ) -> None:
+        """Correct ``similar`` and ``nearest`` where a member's raw cosine reaches SAME, which centring may hide.
+
+        Farther from the mean than this distance, a raw cosine of SAME is a centred one above the threshold anyway.
+        """
+        close = np.flatnonzero(distance < math.sqrt(2 * (1 - SAME) / max(1 - self.threshold**2, 1e-6)))
+        if len(close):
+            raw, where = self._compare(batch[close], np.zeros(batch.shape[1], np.float32))
+            same = raw >= SAME
+            similar[close[same]], nearest[close[same]] = raw[same], where[same]
+
+    def _in_order(self, batch: Vectors, similar: Vectors, nearest: NDArray[np.intp], among: Vectors) -> list[Admission]:
+        """Let the batch join one by one. ``similar`` and ``nearest`` (n,) are about the pool, ``among`` (n, n) the batch."""
         verdicts: list[Admission] = []
         joined: list[int] = []
-        for n in range(len(batch)):
+        for n, vector in enumerate(batch):
             best, at = float(similar[n]), int(nearest[n])
             if joined:
                 closest = int(among[n, joined].argmax())
@@ -103,11 +118,11 @@ class Novelty:
             verdicts.append(Admission(new, best if at >= 0 else 0.0, at))
             if new:
                 joined.append(n)
-                self._join(batch[n])
+                self._join(vector)
         return verdicts
 
     def _compare(self, columns: Vectors, mean: Vectors) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        """For each of the columns its highest similarity to a member, and that member's row (-1: no members)."""
+        """For each column (n, dimension) its highest similarity to a member (n,), and that member's row (-1: no members)."""
         best = np.full(len(columns), -np.inf, np.float32)
         row = np.full(len(columns), -1)
         left = np.vstack([columns, mean]).astype(np.float32, copy=False)
@@ -115,7 +130,7 @@ class Novelty:
         for start in range(0, self._count, _BLOCK):
             products = left @ self._matrix[start : min(start + _BLOCK, self._count)].T
             similar, on_mean = products[:-1], products[-1]
-            if length:  # (x - mean) . c / |x - mean|, of raw rows x of length 1
+            if length:  # (x - mean) . c / |x - mean|, for raw rows x of length 1
                 squared = np.maximum(1 + length - 2 * on_mean, 1e-6)  # a member on the mean has no direction
                 similar -= offset[:, None]
                 similar *= 1 / np.sqrt(squared)
@@ -134,28 +149,37 @@ class Novelty:
     def _room_for(self, more: int, dimension: int) -> None:
         if self._matrix.shape[1] != dimension:
             if self._count:
-                raise ConfigError(f"the pool's vectors have {self._matrix.shape[1]} dimensions, these {dimension}")
+                raise ConfigError(
+                    f"the pool's vectors have {self._matrix.shape[1]} dimensions, but these have {dimension}"
+                )
             self._matrix, self._sum = np.empty((64, dimension), np.float32), np.zeros(dimension)
-        if self._count + more > len(self._matrix):  # in place: the pages are moved, not copied
+        if self._count + more > len(self._matrix):  # in place: pages are moved, not copied
             self._matrix.resize((int(_GROWTH * (self._count + more)) + 64, dimension), refcheck=False)
 
 
 def normalised(vectors: Vectors) -> Vectors:
-    """``vectors`` (n, dimension) with length 1 each; a zero vector stays one."""
+    """``vectors`` (n, dimension), each scaled to length 1; a zero vector stays zero."""
     return _unit(np.asarray(vectors, np.float32))[0]
 
 
 def centred(vectors: Vectors) -> Vectors:
-    """``vectors`` (n, dimension), normalised, without their mean, normalised again: their products are the centred
-    similarities.
+    """``vectors`` (n, dimension), normalised, minus their mean, normalised again.
+
+    The products of the result's rows are the centred similarities.
     """
     unit = normalised(vectors)
     return _unit(unit - unit.mean(axis=0))[0]
 
 
+def directions(vectors: Vectors, similarity: Similarity) -> Vectors:
+    """``vectors`` (n, dimension) scaled so that the products of rows are similarities of this kind."""
+    return normalised(vectors) if similarity == "raw" else centred(vectors)
+
+
 def neighbours(vectors: Vectors, of: NDArray[np.intp] | None = None) -> tuple[Vectors, NDArray[np.intp]]:
-    """For each row of ``vectors`` (n, dimension; or for the rows ``of`` alone) the highest product with another row,
-    and that row. Quadratic in n, block by block.
+    """For each row of ``vectors`` (n, dimension) the highest product with another row, and that row's number.
+
+    ``of`` limits this to some rows. Quadratic in n, block by block.
     """
     rows = np.arange(len(vectors)) if of is None else of
     best, at = np.full(len(rows), -1, np.float32), np.full(len(rows), -1)
@@ -170,8 +194,10 @@ def neighbours(vectors: Vectors, of: NDArray[np.intp] | None = None) -> tuple[Ve
 
 
 def apart(vectors: Vectors, at_most: float) -> Iterator[int]:
-    """Rows of ``vectors`` (n, dimension), each as far as can be from those before it (farthest-point sampling; the
-    first is the one least like all the rest), and no more than ``at_most`` similar to any row that was not yielded.
+    """Rows of ``vectors`` (n, dimension), each as far as possible from those before it (farthest-point sampling).
+
+    The first row is the one least like all the rest. A row more than ``at_most`` similar to a row that was not chosen
+    is passed over.
     """
     if not len(vectors):
         return

@@ -7,6 +7,7 @@
 
 - ``journal``: the one writer; ``recorder``: the memo of calls in front of the models, and what is said.
 - ``reading``: accounting, trees and a picture from the journal; ``efficiency``: how near to the shortest time.
+- ``run``: the owner of all of it; ``simulating``: personas in, a finished run out; ``settings``: what makes two runs one.
 - ``progress``: the picture inside a run; ``console``: both pictures in a terminal.
 """
 
@@ -17,4 +18,8 @@ __all__ = [
     "progress",
     "reading",
     "recorder",
+    "records",
+    "run",
+    "settings",
+    "simulating",
 ]

@@ -29,7 +29,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -98,7 +98,10 @@ class EndpointRecord:
     """The most calls that were in flight; known once the run is over."""
 
 
-Statement = tuple[str, Sequence[Any]]
+SQLValue = str | bytes | int | float | None
+Row = tuple[Any, ...]
+"""What SQLite returns: the columns that were selected."""
+Statement = tuple[str, Sequence[SQLValue]]
 """SQL and its parameters; or the name of one of the tables below and a row of it."""
 
 _ROWS = {
@@ -124,8 +127,8 @@ def _insert(table: str, rows: int) -> str:
 
 class _Job(NamedTuple):
     statements: Sequence[Statement]
-    read: Callable[[sqlite3.Connection], Any] | None = None
-    future: asyncio.Future[Any] | None = None
+    read: Callable[[sqlite3.Connection], list[Row]] | None = None
+    future: asyncio.Future[list[Row]] | None = None
 
 
 class Journal:
@@ -170,7 +173,8 @@ class Journal:
         self.origin: float = self.run.origin if self.run else time.time()
         self.over = bool(self.run and self.run.finished is not None)
         """Whether the run had come to its end when the journal was opened."""
-        self._described: dict[str, dict[str, Any]] = {"settings": {}, "endpoints": {}}
+        self._settings: dict[str, str] = {}
+        self._endpoints: dict[str, EndpointRecord] = {}
         self._closed = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._broken: Fatal | None = None
@@ -196,11 +200,8 @@ class Journal:
         conversation of it is held again. :func:`differences` tells beforehand whether that would happen.
         """
         digest = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
-        self._described = {
-            "settings": dict(settings),
-            "endpoints": {name: asdict(endpoint) for name, endpoint in endpoints.items()},
-        }
-        row = (JOURNAL_FORMAT, seed, turns, requested, digest, orjson.dumps(self._described), self.origin, self.now())
+        self._settings, self._endpoints = dict(settings), dict(endpoints)
+        row = (JOURNAL_FORMAT, seed, turns, requested, digest, self._described(), self.origin, self.now())
         changed = self.run is not None and self.run.configuration != digest
         statements: list[Statement] = [("DELETE FROM run", ()), (_CLAIM, row)]
         if changed:
@@ -212,8 +213,12 @@ class Journal:
         in flight, by endpoint.
         """
         for name, peak in peaks.items():
-            self._described["endpoints"][name]["peak"] = peak
-        await self.commit(("UPDATE run SET finished = ?, settings = ?", (self.now(), orjson.dumps(self._described))))
+            self._endpoints[name] = replace(self._endpoints[name], peak=peak)
+        await self.commit(("UPDATE run SET finished = ?, settings = ?", (self.now(), self._described())))
+
+    def _described(self) -> bytes:
+        endpoints = {name: asdict(endpoint) for name, endpoint in self._endpoints.items()}
+        return orjson.dumps({"settings": self._settings, "endpoints": endpoints})
 
     def number(self) -> int:
         """The number of the next attempt: one more than any that this journal holds."""
@@ -232,14 +237,15 @@ class Journal:
         self._check()
         self._jobs.put(_Job(statements))
 
-    async def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    async def query(self, sql: str, parameters: Sequence[SQLValue] = ()) -> list[Row]:
         """The rows that ``sql`` selects, after all that was posted before."""
-        rows: list[Any] = await self._wait((), lambda connection: connection.execute(sql, parameters).fetchall())
-        return rows
+        return await self._wait((), lambda connection: connection.execute(sql, parameters).fetchall())
 
-    async def _wait(self, statements: Sequence[Statement], read: Callable[[sqlite3.Connection], Any] | None) -> Any:
+    async def _wait(
+        self, statements: Sequence[Statement], read: Callable[[sqlite3.Connection], list[Row]] | None
+    ) -> list[Row]:
         self._check()
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
         self._jobs.put(_Job(statements, read, future))
         return await future
 
@@ -278,7 +284,7 @@ class Journal:
                 continue
             if not self._broken:
                 self._commit(jobs)
-            results: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+            results: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[list[Row]], list[Row] | Fatal]]] = {}
             for _, read, future in jobs:
                 if future is not None:
                     results.setdefault(future.get_loop(), []).append((future, self._broken or self._read(read)))
@@ -286,9 +292,9 @@ class Journal:
                 with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                     loop.call_soon_threadsafe(_resolve, resolved)
 
-    def _read(self, read: Callable[[sqlite3.Connection], Any] | None) -> Any:
+    def _read(self, read: Callable[[sqlite3.Connection], list[Row]] | None) -> list[Row] | Fatal:
         try:
-            return read(self._connection) if read else None
+            return read(self._connection) if read else []
         except sqlite3.Error as error:
             return Fatal(f"the journal {self.path} cannot be read: {error}")
 
@@ -315,7 +321,7 @@ class Journal:
 
     def _execute(self, statements: Sequence[Statement]) -> None:
         """Other statements in their order, then rows, table by table: they concern what was there before."""
-        rows: dict[str, list[Sequence[Any]]] = {table: [] for table in _ROWS}
+        rows: dict[str, list[Sequence[SQLValue]]] = {table: [] for table in _ROWS}
         for sql, parameters in statements:
             if (waiting := rows.get(sql)) is not None:
                 waiting.append(parameters)
@@ -331,7 +337,7 @@ class Journal:
                 start += size
 
 
-def _resolve(results: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+def _resolve(results: Sequence[tuple[asyncio.Future[list[Row]], list[Row] | Fatal]]) -> None:
     for future, result in results:
         if not future.done():
             if isinstance(result, BaseException):

@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -20,7 +19,16 @@ from aloe_agents.errors import ConfigError
 from aloe_agents.files import replacing
 from aloe_agents.personas import Persona
 from aloe_agents.runs.efficiency import Efficiency, longest_chain
-from aloe_agents.runs.journal import JOURNAL_FILE, EndpointRecord, RunRow, check_format, open_readonly, run_row
+from aloe_agents.runs.journal import (
+    JOURNAL_FILE,
+    EndpointRecord,
+    Row,
+    RunRow,
+    SQLValue,
+    check_format,
+    open_readonly,
+    run_row,
+)
 from aloe_agents.runs.progress import (
     SHOWN,
     WINDOW,
@@ -96,10 +104,15 @@ class Reading:
             usage = {"calls": calls, "prompt_tokens": prompt, "completion_tokens": completion}
             yield build_tree(id, self.seed, _persona(persona), status, self._said(id), usage, reason or "")
 
+    def first_answer(self, agent: str) -> str | None:
+        """The text of the first answer that a model gave to ``agent``; None where there is none."""
+        rows = self._rows("SELECT text FROM calls WHERE agent = ? ORDER BY number LIMIT 1", (agent,))
+        return rows[0][0].decode() if rows else None
+
     def accounting(self) -> Accounting:
         """What became of everything that was requested; completed + failed + pending = requested."""
         self._refresh()
-        by_status = dict(self._rows("SELECT status, count(*) FROM conversations GROUP BY status"))
+        by_status: dict[str, int] = dict(self._rows("SELECT status, count(*) FROM conversations GROUP BY status"))
         failures = self.failures()
         completed, failed = by_status.get("completed", 0), {failure.reason: failure.count for failure in failures}
         roles: dict[str, Usage] = {}
@@ -238,7 +251,7 @@ class Reading:
             then, calls_then, turns_then = (0.0 if self.finished is not None else self.began), 0, 0
         return max(now - then, 1e-9), calls_then, turns_then
 
-    def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+    def _rows(self, sql: str, parameters: tuple[SQLValue, ...] = ()) -> list[Row]:
         try:
             return self._connection.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
@@ -301,7 +314,7 @@ class Reading:
         self._attempts_read = settled
         return self._settled + Counter({tuple(group): count for *group, count in self._rows(sql, (settled, newest))})
 
-    def _piecewise(self, sql: str, after: int, last: int) -> Iterator[Any]:
+    def _piecewise(self, sql: str, after: int, last: int) -> Iterator[Row]:
         """The groups of rows numbered ``after`` + 1 to ``last``, so many rows at a time that grouping stays in memory."""
         for start in range(after, last, PIECE):
             yield from self._rows(sql, (start, min(start + PIECE, last)))

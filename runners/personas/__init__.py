@@ -1,4 +1,4 @@
-"""``aloe personas COMMAND``: pools of profiles and personalities, and personas of them. One command a file."""
+"""``aloe personas COMMAND``: pools of profiles and personalities, and the personas drawn from them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from aloe_agents.runners.cli import Commands
 
 COMMANDS = {
     "grow": "Let a pool grow by self-generation and filtering.",
-    "import": "Make a pool of other people's files.",
+    "import": "Turn other people's files into a pool.",
     "review": "Keep, drop or edit a pool's items one by one.",
-    "stats": "How large, how new, how diverse a pool is; as a page with a map, too.",
-    "split": "Hold out personas that are unlike those for training.",
+    "stats": "Print how large, new and diverse a pool is, or write a page with a map.",
+    "split": "Hold out personas for evaluation, unlike those for training.",
     "sample": "Draw personas from two pools, balanced.",
 }
 
@@ -17,7 +17,7 @@ command = Commands(
     "personas",
     home=__name__,
     about=COMMANDS,
-    help="""Pools of profiles and personalities, and personas of them.
+    help="""Pools of profiles and personalities, and the personas drawn from them.
 
     \b
     aloe personas grow profiles --out pools/profiles.jsonl

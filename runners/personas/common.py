@@ -1,28 +1,29 @@
-"""What the commands of ``aloe personas`` share: options, the embedder of a pool, its vectors."""
+"""What the commands of ``aloe personas`` share: options, a pool's embedder and vectors, errors that name options."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import click
 
 from aloe_agents import building
 from aloe_agents.config import Config, load_config
 from aloe_agents.errors import ConfigError
-from aloe_agents.pools.embedding import DEFAULT, VectorStore
+from aloe_agents.pools.embedding import DEFAULT, Embedder, VectorStore
 from aloe_agents.pools.items import VECTORS, Item, folder_of, read_items
-from aloe_agents.text import impersonal, storable
+from aloe_agents.pools.similarity import Similarity
+from aloe_agents.runs.run import Run
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+Command = TypeVar("Command", bound=Callable[..., object])
 
 
-def options(*given: Decorator) -> Decorator:
-    """Several options in one."""
+def options(*given: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options in one decorator."""
 
-    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(function: Command) -> Command:
         for option in reversed(given):
             function = option(function)
         return function
@@ -34,11 +35,11 @@ embedding = options(
     click.option("--config", type=click.Path(path_type=Path), help="A TOML file with endpoints, roles and [pool]."),
     click.option(
         "--embedder",
-        help="A model of sentence-transformers, lexical, endpoint:NAME or module:thing (pool.embedder). By itself the "
-        f"one that the pool's vectors were made with, else {DEFAULT}.",
+        help="A model of sentence-transformers, lexical, endpoint:NAME or module:thing (pool.embedder). Default: the one "
+        f"that made the pool's vectors, or else {DEFAULT}.",
     ),
 )
-skip_bad = click.option("--skip-bad", is_flag=True, help="Leave out lines that hold no item, naming each.")
+skip_bad = click.option("--skip-bad", is_flag=True, help="Leave out broken lines, and name each.")
 two_pools = options(
     click.option("--profiles", type=click.Path(path_type=Path), required=True, help="A pool of profiles."),
     click.option("--personalities", type=click.Path(path_type=Path), required=True, help="A pool of personalities."),
@@ -46,38 +47,65 @@ two_pools = options(
 )
 
 
-def configured(config: Path | None, needed: Sequence[str] = (), **pool: Any) -> Config:
-    """The configuration with what was given for ``[pool]`` on top."""
+def configured(config: Path | None, needed: Sequence[str] = (), **pool: object) -> Config:
+    """The configuration, with the given settings of ``[pool]`` on top; None leaves a setting alone."""
     given = {f"pool.{name}": value for name, value in pool.items() if value is not None}
     return load_config(config, given, needed)
 
 
+def folder_with(config: Path | None) -> Path | None:
+    """Where the classes that a configuration names are looked for first."""
+    return config.parent.absolute() if config else None
+
+
+def compared_by(config: Config) -> Similarity:
+    """How two texts are compared, by a command that always compares."""
+    return "raw" if config.pool.similarity == "raw" else "centred"
+
+
 def items_of(path: Path, *, field: str | None = None, skip_bad: bool = False) -> list[Item]:
     """The items of a pool; remarks go to standard error."""
-    items, remarks = read_items(path, field=field, skip_bad=skip_bad)
+    with naming_options(**{"skip_bad": "--skip-bad", "name its field": "name its field (--field NAME)"}):
+        items, remarks = read_items(path, field=field, skip_bad=skip_bad)
     for remark in remarks:
         click.echo(f"aloe: {remark}", err=True)
     return items
 
 
-@contextlib.contextmanager
-def vectors_of(pool: Path, config: Config, beside: Path | None = None) -> Iterator[VectorStore]:
-    """The vectors of a pool, with the embedder that is wanted or that they were made with.
+def embedder_of(pool: Path, config: Config, file: Path | None = None) -> Embedder:
+    """The embedder that was asked for, or that made the pool's vectors. ``file`` is the configuration's."""
+    spec = config.pool.embedder or VectorStore.made_with(folder_of(pool) / VECTORS) or DEFAULT
+    return building.build_embedder(spec, config, folder_with(file))
 
-    For centred similarity texts are made impersonal first; raw similarity is the paper's, of texts as they stand.
-    """
-    place = folder_of(pool) / VECTORS
-    spec = config.pool.embedder or VectorStore.made_with(place) or DEFAULT
-    as_it_stands = config.pool.similarity == "raw"
-    store = VectorStore(place, building.build_embedder(spec, config, beside), storable if as_it_stands else impersonal)
-    with contextlib.closing(store):
+
+@contextlib.contextmanager
+def vectors_of(pool: Path, config: Config, file: Path | None = None) -> Iterator[VectorStore]:
+    """The vectors of a pool, which is compared in any case. ``file`` is the configuration's."""
+    embedder = embedder_of(pool, config, file)
+    with contextlib.closing(VectorStore.beside(pool, embedder, config.pool.similarity)) as store:
         yield store
 
 
-def the_file(path: Path) -> Path:
-    """``path``, where a pool is to be written. Raises ConfigError for what cannot be one."""
-    if path.is_dir():
-        raise ConfigError(f"{path} is a directory; a pool is a file, such as {path / 'profiles.jsonl'}")
-    if path.suffix.lower() not in ("", ".jsonl", ".json"):
-        raise ConfigError(f"a pool is written as JSONL; call it {path.with_suffix('.jsonl')}")
-    return path
+@contextlib.contextmanager
+def naming_options(**words: str) -> Iterator[None]:
+    """Let a ConfigError from the library speak of the command's options: ``words`` maps its words to theirs."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(_replaced(str(error), words)) from error
+
+
+def _replaced(text: str, words: Mapping[str, str]) -> str:
+    for word, other in words.items():
+        text = text.replace(word, other)
+    return text
+
+
+def stopping(runs: Sequence[Run]) -> Callable[[], None]:
+    """What stops the runs that are open when it is called."""
+
+    def stop() -> None:
+        for run in runs:
+            run.stop()
+
+    return stop

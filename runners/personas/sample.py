@@ -1,4 +1,4 @@
-"""``aloe personas sample``: personas from two pools."""
+"""``aloe personas sample``: draw personas from two pools."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from aloe_agents.runners.personas.common import items_of, two_pools
 
 @click.command()
 @two_pools
-@click.option("--count", type=click.IntRange(1), required=True, help="How many personas.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The personas, as JSONL.")
+@click.option("--count", type=click.IntRange(1), required=True, help="How many personas to draw.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file of personas, JSONL.")
 def command(profiles: Path, personalities: Path, skip_bad: bool, count: int, seed: int, out: Path) -> None:
-    """Draw distinct pairs of a profile and a personality, each used as evenly as possible.
+    """Draw distinct pairs of a profile and a personality. Each profile and personality is used as evenly as possible.
 
     \b
     aloe personas sample --profiles profiles.jsonl --personalities personalities.jsonl --count 3310 --out personas.jsonl

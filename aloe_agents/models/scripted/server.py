@@ -86,9 +86,9 @@ def make_app(
 
 @asynccontextmanager
 async def serve(app: web.Application, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-    """Serve ``app`` while the context lasts; yields its base URL, which ends in ``/v1``. Port 0 is a free one.
+    """Serve ``app`` while the context lasts; yields its base URL, which ends in ``/v1``. Port 0 takes a free one.
 
-    On leaving, requests in flight have ten seconds to finish. Raises ConfigError where the address cannot be had.
+    On leaving, requests in flight have ten seconds to finish. Raises ConfigError where it cannot listen there.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=10.0)
     await runner.setup()
@@ -96,7 +96,7 @@ async def serve(app: web.Application, host: str = "127.0.0.1", port: int = 0) ->
         try:
             await web.TCPSite(runner, host, port, backlog=1024).start()
         except OSError as error:
-            raise ConfigError(f"{host}:{port} cannot be listened on: {error.strerror or error}") from None
+            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
         name = f"[{host}]" if ":" in host else host
         yield f"http://{name}:{runner.addresses[0][1]}/v1"
     finally:
