@@ -93,7 +93,7 @@ class Memo:
         return completion, False
 
 
-Transcript = dict[tuple[str, Address], dict[str, Any]]
+Transcript = dict[tuple[str, Address], dict[str, object]]
 
 
 def check_replay(

@@ -1,9 +1,9 @@
-"""A critic that hears every answer and flags some, as a role of one's own. Run: python examples/01_safety_critic.py"""
+"""A role of your own: a critic that hears every answer and flags some. Run: python examples/01_safety_critic.py"""
 
 import asyncio
 from dataclasses import dataclass
 
-from aloe_agents import Answered, ChatModel, Endpoint, Message, Persona, RandomPath, Scene, ScriptedModel, Simulation
+from aloe_agents import Answered, ChatModel, Endpoint, Message, Persona, Scene, ScriptedModel, simulate
 from aloe_agents.roles import Induction, Preferred, Rejected, RolePlayer
 
 
@@ -13,9 +13,8 @@ class Flagged(Message):
 
 
 class SafetyCritic:
-    name = "safety"
-    hears = (Answered,)
-    essential = False  # its failure marks a node, never a conversation
+    name, hears = "safety", (Answered,)
+    essential = False  # if it fails, its verdict is missing and the conversation continues
 
     def __init__(self, model: ChatModel) -> None:
         self.model = model
@@ -26,11 +25,12 @@ class SafetyCritic:
 
 
 async def main() -> list[str]:
-    model = Endpoint("scripted", [ScriptedModel()])
-    cast = (RolePlayer(model), Induction(model), Preferred(model), Rejected(model), SafetyCritic(model))
     user = Persona(id="ada", profile="She is a nurse. She has a goat.", personality="She is witty.")
-    tree = await anext(Simulation(cast, RandomPath(), turns=3).trees([user]))
-    lines = [f"{t.turn} {label}: {note['verdict']}" for t in tree.turns for label, note in t.notes["Flagged"].items()]
+    async with Endpoint("scripted", [ScriptedModel()]) as model:
+        cast = (RolePlayer(model), Induction(model), Preferred(model), Rejected(model), SafetyCritic(model))
+        run = await simulate(cast, [user], turns=3)
+    turns = [turn for tree in run.trees() for turn in tree.turns]
+    lines = [f"{t.turn} {label}: {note['verdict']}" for t in turns for label, note in t.notes["Flagged"].items()]
     print("\n".join(lines))
     return lines
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from aloe_agents import Endpoint, Persona, RandomPath, Scene, ScriptedModel, Simulation, TurnOpened, UserSaid
+from aloe_agents import Endpoint, Persona, Scene, ScriptedModel, TurnOpened, UserSaid, simulate
 from aloe_agents.roles import Induction, Preferred, Rejected
 
 MESSAGES = ("I have a goat.", "She ate my timetable again.", "Never mind, I like the night shift.")
@@ -18,18 +18,18 @@ class Replay:
 
     async def respond(self, heard: TurnOpened, scene: Scene) -> UserSaid | None:
         if heard.turn > len(self.messages):
-            return None  # the user has left: the conversation ends here, completed
+            return None  # the user leaves, and the conversation ends as completed
         return UserSaid(text=self.messages[heard.turn - 1])
 
 
 async def main() -> list[str]:
-    model = Endpoint("scripted", [ScriptedModel()])
-    cast = (Replay(), Induction(model), Preferred(model), Rejected(model))
     user = Persona(id="ada", profile="She has a goat. She works nights.", personality="She is witty.")
-    tree = await anext(Simulation(cast, RandomPath(), turns=10).trees([user]))
-    for turn in tree.turns:
+    async with Endpoint("scripted", [ScriptedModel()]) as model:
+        run = await simulate([Replay(), Induction(model), Preferred(model), Rejected(model)], [user], turns=10)
+    turns = [turn for tree in run.trees() for turn in tree.turns]
+    for turn in turns:
         print(f"user: {turn.user}\n  {turn.chosen[0]}: {turn.answers[turn.chosen[0]].text}")
-    return [turn.user for turn in tree.turns]
+    return [turn.user for turn in turns]
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""A user who changes her mind at turn 5. Run: python examples/04_changing_persona.py"""
+"""A user whose personality changes at turn 5. Run: python examples/04_changing_persona.py"""
 
 import asyncio
 from dataclasses import replace
 
-from aloe_agents import ChatModel, Endpoint, Persona, RandomPath, Scene, ScriptedModel, Simulation, TurnOpened, UserSaid
+from aloe_agents import ChatModel, Endpoint, Persona, Scene, ScriptedModel, TurnOpened, UserSaid, simulate
 from aloe_agents.roles import Induction, Preferred, Rejected, RolePlayer
 
 CHANGED = "She is sarcastic. She hides her worries behind jokes."
 
 
 class ChangingPlayer:
-    """Plays with the built-in role player, and from a turn on lends it another personality."""
+    """Wraps the built-in role player and gives it another personality from a certain turn."""
 
     name = "role_player"
     hears = (TurnOpened,)
-    says = (UserSaid,)
 
     def __init__(self, model: ChatModel, turn: int = 5) -> None:
         self.player = RolePlayer(model)
@@ -27,12 +26,13 @@ class ChangingPlayer:
 
 
 async def main() -> list[str]:
-    model = Endpoint("scripted", [ScriptedModel()])
-    cast = (ChangingPlayer(model), Induction(model), Preferred(model), Rejected(model))
     user = Persona(id="ada", profile="She is a nurse. She has a goat. She sings.", personality="She is optimistic.")
-    tree = await anext(Simulation(cast, RandomPath(), turns=8).trees([user]))
-    print("\n".join(f"{turn.turn}: {turn.user}" for turn in tree.turns))
-    return [turn.user for turn in tree.turns]
+    async with Endpoint("scripted", [ScriptedModel()]) as model:
+        cast = (ChangingPlayer(model), Induction(model), Preferred(model), Rejected(model))
+        run = await simulate(cast, [user], turns=8)
+    said = [turn.user for tree in run.trees() for turn in tree.turns]
+    print("\n".join(f"{number}: {text}" for number, text in enumerate(said, 1)))
+    return said
 
 
 if __name__ == "__main__":

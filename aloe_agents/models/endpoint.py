@@ -20,7 +20,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import tenacity
 
@@ -107,7 +107,7 @@ class Endpoint:
         replicas: Sequence[ChatModel],
         limits: Limits = Limits(),
         *,
-        sampling: Mapping[str, Any] | None = None,
+        sampling: Mapping[str, object] | None = None,
         price: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self._models = tuple(replicas)
@@ -119,7 +119,7 @@ class Endpoint:
             )
         self.label = name
         self.limits = limits
-        self.sampling: Mapping[str, Any] = dict(sampling or {})
+        self.sampling: Mapping[str, object] = dict(sampling or {})
         self.price = price
         self.tally = Tally()
         capacity = limits.capacity
@@ -147,7 +147,7 @@ class Endpoint:
         """The model's name, which answers are kept under; the endpoint's own is ``label``, which may change."""
         return self._models[0].name
 
-    def using(self, sampling: Mapping[str, Any]) -> ChatModel:
+    def using(self, sampling: Mapping[str, object]) -> ChatModel:
         """The same endpoint, limits and all, with other sampling on top of its own."""
         return _Sampled(self, {**self.sampling, **sampling})
 
@@ -348,7 +348,7 @@ class _Tries:
 class _Sampled:
     """An endpoint with other sampling on top of its own."""
 
-    def __init__(self, endpoint: Endpoint, sampling: Mapping[str, Any]) -> None:
+    def __init__(self, endpoint: Endpoint, sampling: Mapping[str, object]) -> None:
         self.endpoint = endpoint
         self.sampling = sampling
         self.chat = endpoint.chat

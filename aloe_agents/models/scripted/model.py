@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from aloe_agents.model import Call, ChatMessage, Completion
 from aloe_agents.models.scripted import pools
@@ -127,14 +127,14 @@ class ScriptedModel:
 
 
 def complete(
-    messages: Sequence[ChatMessage], sampling: Mapping[str, Any], seed: int = 0, adaptive: bool = False
+    messages: Sequence[ChatMessage], sampling: Mapping[str, object], seed: int = 0, adaptive: bool = False
 ) -> Completion:
     """The reply, with ``seed``, ``stop`` and ``max_tokens`` of the sampling obeyed and its tokens estimated."""
     text = reply(messages, f"{seed} {sampling.get('seed')}", adaptive)
     stop = sampling.get("stop") or ()
-    for ending in (stop,) if isinstance(stop, str) else stop:
+    for ending in (stop,) if isinstance(stop, str) else cast(Sequence[str], stop):
         text = text.partition(ending)[0] if ending else text
-    limit = sampling.get("max_completion_tokens") or sampling.get("max_tokens")
+    limit = cast(int | None, sampling.get("max_completion_tokens") or sampling.get("max_tokens"))
     kept = text[: 4 * limit] if limit else text
     return Completion(
         text=kept,

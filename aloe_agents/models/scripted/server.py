@@ -17,7 +17,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import orjson
 from aiohttp import web
@@ -30,7 +30,7 @@ LARGEST_BODY = 64 * 2**20
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _WORD = re.compile(r"\S+\s*|\s+")
 
-OnRequest = Callable[[str | None, dict[str, Any]], None]
+OnRequest = Callable[[str | None, dict[str, object]], None]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -128,7 +128,7 @@ async def _chat(request: web.Request) -> web.StreamResponse:
     return _json({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(completion)})
 
 
-def _logprobs(text: str) -> dict[str, Any]:
+def _logprobs(text: str) -> dict[str, object]:
     """The whole answer as one token; a score's neighbours are a tenth as likely as it."""
     digit = int(text) if text.isdigit() and len(text) == 1 else None
     others = [] if digit is None else [str(near) for near in (digit - 1, digit + 1) if 0 < near < 6]
@@ -137,11 +137,11 @@ def _logprobs(text: str) -> dict[str, Any]:
     return {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
 
 
-async def _streamed(request: web.Request, completion: Completion, head: dict[str, Any]) -> web.StreamResponse:
+async def _streamed(request: web.Request, completion: Completion, head: dict[str, object]) -> web.StreamResponse:
     """The answer as server-sent events, word by word; with its usage at the end where ``head`` has a place for it."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
 
-    def event(finish: str | None = None, **delta: str) -> dict[str, Any]:
+    def event(finish: str | None = None, **delta: str) -> dict[str, object]:
         return {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]}
 
     words = (event(content=word) for word in _WORD.findall(completion.text))
@@ -176,12 +176,12 @@ def _check_key(request: web.Request, served: Served) -> None:
         raise Refused(401, what, code="invalid_api_key")
 
 
-def _check_length(messages: list[ChatMessage], sampling: dict[str, Any], served: Served) -> None:
+def _check_length(messages: list[ChatMessage], sampling: dict[str, object], served: Served) -> None:
     """Refuse what does not fit the context; where nothing says how long the answer may be, the rest is its limit."""
     if served.max_model_len is None:
         return
     prompt = sum(tokens(message["content"]) + 4 for message in messages)
-    answer = sampling.get("max_completion_tokens") or sampling.get("max_tokens")
+    answer = cast(int | None, sampling.get("max_completion_tokens") or sampling.get("max_tokens"))
     if prompt + (answer or 1) > served.max_model_len:
         wanted = f"you requested {answer} output tokens and " if answer else ""
         found = f"However, {wanted}your prompt contains at least {prompt} input tokens. Please reduce either."
@@ -189,7 +189,7 @@ def _check_length(messages: list[ChatMessage], sampling: dict[str, Any], served:
     sampling["max_completion_tokens"] = answer or served.max_model_len - prompt
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def _object(raw: bytes) -> dict[str, object]:
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -199,7 +199,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _messages(body: dict[str, Any]) -> list[ChatMessage]:
+def _messages(body: dict[str, object]) -> list[ChatMessage]:
     given = body.get("messages")
     if not isinstance(given, list) or not given:
         raise Refused(400, "'messages' must be a list that holds at least one message.", "messages")
@@ -222,13 +222,13 @@ def _message(message: object, where: str) -> ChatMessage:
     return {"role": role, "content": content}
 
 
-def _sampling(body: dict[str, Any]) -> dict[str, Any]:
+def _sampling(body: dict[str, object]) -> dict[str, object]:
     """The sampling that the model obeys, checked."""
     stop = body.get("stop")
     endings = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(endings, list) or not all(isinstance(ending, str) for ending in endings):
         raise Refused(400, "'stop' must be a text or a list of texts.", "stop")
-    sampling: dict[str, Any] = {"stop": endings}
+    sampling: dict[str, object] = {"stop": endings}
     for name, least in {"n": 1, "max_tokens": 1, "max_completion_tokens": 1, "seed": -(2**63)}.items():
         if (value := body.get(name)) is not None:
             if type(value) is not int or value < least:
@@ -239,7 +239,7 @@ def _sampling(body: dict[str, Any]) -> dict[str, Any]:
     return sampling
 
 
-def _usage(completion: Completion) -> dict[str, Any]:
+def _usage(completion: Completion) -> dict[str, object]:
     prompt, answer = completion.prompt_tokens, completion.completion_tokens
     counts = {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
     return {**counts, "prompt_tokens_details": {"cached_tokens": completion.cached_tokens}}
