@@ -130,12 +130,8 @@ def _common() -> list[click.Option]:
 
 def _quiet(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value:
-        sys.stdout = ctx.with_resource(open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 the context closes it
-        ctx.call_on_close(_loud)
-
-
-def _loud() -> None:
-    sys.stdout = sys.__stdout__
+        nowhere = ctx.with_resource(open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 the context closes it
+        ctx.with_resource(contextlib.redirect_stdout(nowhere))
 
 
 def _debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -92,7 +92,7 @@ def test_a_judge_whose_scores_cannot_be_read_is_no_success(place: Path) -> None:
     configured(place, ROLES + MUMBLING)
     done = aloe(LINE, place)
     assert done.returncode == 1
-    assert "aloe: not one score of judge could be read" in done.stderr
+    assert "could not read one score by judge: its first answer was 'It is hard to say.'" in done.stderr
     assert "3 completed, 0 failed" in done.stdout
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import aloe_agents as aloe
+from aloe_agents import roles as aloe_roles
 from aloe_agents.errors import ConfigError, Fatal
 from aloe_agents.messages import Answered, Message
 from aloe_agents.runs.journal import Journal
@@ -162,13 +163,29 @@ def test_a_role_that_raises_says_why_where_and_how_often(tmp_path: Path, recordi
         assert tree.failure is not None and tree.failure.error == failure.error and tree.failure.agent == "broken"
 
 
-def test_what_an_inessential_role_failed_to_say_is_told_too(tmp_path: Path) -> None:
-    run = asyncio.run(
-        aloe.simulate([*paper_cast(Digest()), Broken(essential=False)], PEOPLE, tmp_path / "run", turns=2, seed=7)
-    )
+@pytest.mark.parametrize("recording", [True, False])
+def test_what_an_inessential_role_failed_to_say_is_told_too(tmp_path: Path, recording: bool) -> None:
+    out = tmp_path / "run" if recording else None
+    run = asyncio.run(aloe.simulate([*paper_cast(Digest()), Broken(essential=False)], PEOPLE, out, turns=2, seed=7))
     assert run.accounting.completed == 5 and not run.failures()
     (gap,) = run.accounting.gaps
     assert (gap.agent, gap.reason, gap.count) == ("broken", "role-error", 5 * 2 * 2)
+    assert run.accounting.roles["induction"].calls == 10
+
+
+@pytest.mark.parametrize("recording", [True, False])
+def test_a_failure_about_an_answer_that_was_not_chosen_is_a_gap(tmp_path: Path, recording: bool) -> None:
+    class Mute(aloe_roles.Preferred):
+        async def respond(self, heard: aloe.PersonaRevealed, scene: aloe.Scene) -> Answered:
+            raise ValueError("nothing comes to mind")
+
+    cast = paper_cast(Digest())
+    cast[2] = Mute(Digest())
+    run = asyncio.run(aloe.simulate(cast, people(12), tmp_path / "run" if recording else None, turns=1, seed=7))
+    accounting = run.accounting
+    assert 0 < accounting.completed < 12
+    assert sum(failure.count for failure in accounting.failures) + sum(gap.count for gap in accounting.gaps) == 12
+    assert {record.agent for record in (*accounting.failures, *accounting.gaps)} == {"preferred"}
 
 
 def test_the_first_failure_of_each_kind_is_in_the_log_with_its_traceback(

@@ -65,3 +65,11 @@ def test_everything_can_be_imported_at_once() -> None:
 
 def test_the_package_is_typed() -> None:
     assert (Path(aloe_agents.__file__).parent / "py.typed").is_file()
+
+
+def test_every_public_name_is_in_the_api_reference() -> None:
+    pages = (Path(__file__).parents[1] / "docs" / "api").glob("*.md")
+    named = {
+        line.rsplit(".", 1)[1] for page in pages for line in page.read_text().splitlines() if line.startswith("::: ")
+    }
+    assert set(aloe_agents.__all__) <= named

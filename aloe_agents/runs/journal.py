@@ -381,7 +381,7 @@ def check_format(path: Path, found: int) -> None:
     """Refuse a journal that another version wrote. Raises ConfigError."""
     if found != JOURNAL_FORMAT:
         raise ConfigError(
-            f"{path} has format {found}, and this version writes {JOURNAL_FORMAT}: use the version that wrote it, or another --out"
+            f"{path} has format {found}, and this version writes {JOURNAL_FORMAT}: use the version that wrote it, or another directory"
         )
 
 

@@ -166,6 +166,10 @@ class Progress:
         self._ended_turns = 0
         self._failing: dict[str, list[Entry]] = {}
         self._failures: dict[str, FailureRecord] = {}
+        self.gaps: dict[tuple[str, str], FailureRecord] = {}
+        """What agents failed to say in conversations that went on all the same, by agent and reason."""
+        self.roles: dict[str, list[int]] = {}
+        """By agent: calls, prompt tokens, completion tokens, cached tokens."""
         self.completed = 0
         self.failed: dict[str, int] = {}
         self.live = 0
@@ -182,6 +186,11 @@ class Progress:
             case CallFinished():
                 self.calls += 1
                 self.replayed += message.replayed
+                used = self.roles.setdefault(message.agent, [0, 0, 0, 0])
+                used[0] += 1
+                used[1] += message.prompt_tokens
+                used[2] += message.completion_tokens
+                used[3] += message.cached_tokens
                 return
             case ConversationStarted(persona=persona):
                 self.live += 1
@@ -195,7 +204,7 @@ class Progress:
                     shown.status, shown.ended = message.status, time.monotonic()
             case UserSaid():
                 self.turns_done += 1
-            case Failed(essential=True):
+            case Failed():
                 self._failing.setdefault(message.conversation, []).append(Entry.of(message))
         if (shown := self._shown.get(message.conversation)) is not None and isinstance(
             message, UserSaid | Answered | Chosen | PersonaRevealed | Failed
@@ -249,6 +258,19 @@ class Progress:
                 cause = cause_of(ended.reason, failures)
                 known = FailureRecord(**cause._asdict(), count=1, conversation=ended.conversation)
             self._failures[ended.reason] = replace(known, count=count)
+        for failure in failures:
+            if ended.status == "completed" or not failure.body["essential"]:
+                self._note_gap(ended.conversation, failure)
+
+    def _note_gap(self, conversation: str, failure: Entry) -> None:
+        agent, reason = failure.body["agent"], failure.body["reason"]
+        if (known := self.gaps.get((agent, reason))) is not None:
+            self.gaps[agent, reason] = replace(known, count=known.count + 1)
+            return
+        error, turn = failure.body["error"], len(failure.path) + 1
+        self.gaps[agent, reason] = FailureRecord(
+            reason=reason, count=1, error=error, agent=agent, turn=turn, conversation=conversation
+        )
 
     def _show(self, conversation: str, persona: Persona) -> None:
         if len(self._shown) >= SHOWN:

@@ -49,7 +49,8 @@ _OVER = """SELECT id, persona, status, reason, calls, prompt_tokens, completion_
 _REASONS = """SELECT reason, count(*), id, min(coalesce(finished_at, 0)) FROM conversations WHERE status = 'failed'
               GROUP BY reason ORDER BY reason"""
 _GAPS = """SELECT json_extract(CAST(body AS TEXT), '$.agent'), json_extract(CAST(body AS TEXT), '$.reason'), count(*),
-           min(sequence) FROM messages WHERE kind = 'Failed' AND NOT json_extract(CAST(body AS TEXT), '$.essential')
+           min(sequence) FROM messages WHERE kind = 'Failed' AND (NOT json_extract(CAST(body AS TEXT), '$.essential')
+           OR conversation IN (SELECT id FROM conversations WHERE status = 'completed'))
            GROUP BY 1, 2 ORDER BY 1, 2"""
 
 
@@ -158,7 +159,9 @@ class Reading:
         return self._failures
 
     def gaps(self) -> tuple[FailureRecord, ...]:
-        """What inessential agents failed to say, by agent and reason, each with the first case."""
+        """What agents failed to say in conversations that went on all the same, by agent and reason, each with the first case:
+        inessential agents, and essential ones where it concerned an answer that was not chosen.
+        """
         found = []
         for agent, reason, count, first in self._rows(_GAPS):
             sql = "SELECT conversation, path, body FROM messages WHERE sequence = ?"

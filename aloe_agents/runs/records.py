@@ -101,4 +101,5 @@ class Accounting(Record):
     failures: tuple[FailureRecord, ...] = ()
     """Why conversations failed, by reason."""
     gaps: tuple[FailureRecord, ...] = ()
-    """What inessential agents failed to say, by agent and reason; their conversations went on."""
+    """What agents failed to say in conversations that went on all the same, by agent and reason: inessential agents, and
+    essential ones where it concerned an answer that was not chosen."""

@@ -230,8 +230,13 @@ class Run:
             completion_tokens=sum(tree.usage["completion_tokens"] for tree in self._trees),
             retries=_retries(self.endpoints.values()),
             cost=round(now.cost, 6),
-            roles=dict[str, Usage](),
+            cached_tokens=sum(used[3] for used in self.progress.roles.values()),
+            roles={
+                name: Usage(calls=c, prompt_tokens=p, completion_tokens=a, cached_tokens=cached)
+                for name, (c, p, a, cached) in sorted(self.progress.roles.items())
+            },
             failures=tuple(now.failures),
+            gaps=tuple(self.progress.gaps[key] for key in sorted(self.progress.gaps)),
         )
 
     @property
