@@ -25,7 +25,7 @@ from aloe_agents.models.serving import on_gpu
 from aloe_agents.personas import Persona, write_personas
 from aloe_agents.runners.evaluate import evaluate, in_directory, print_comparison, reachable, wide
 from aloe_agents.runners.simulate import simulate
-from aloe_agents.runners.train import train
+from aloe_agents.runners.train import trained
 from aloe_agents.training.plan import TrainingPlan
 from aloe_agents.tree import read_trees
 
@@ -159,9 +159,9 @@ def _models(out: Path, scale: Scale) -> list[Path]:
                            "learning_rate": scale.sft_learning_rate, **given}  # fmt: skip
     dpo: dict[str, Any] = {"method": "dpo", "model": str(models[PREFERRED]), "epochs": scale.dpo_epochs,
                            "learning_rate": scale.dpo_learning_rate, **given}  # fmt: skip
-    for name, how in ((PREFERRED, sft), (REJECTED, {**sft, "answers": "rejected"}), (DPO, dpo)):
+    for name, how in ((PREFERRED, sft), (REJECTED, {**sft, "chosen": "rejected"}), (DPO, dpo)):
         click.echo(f"train {name}")
-        train(TrainingPlan(out=str(models[name]), **how))
+        trained(TrainingPlan(out=models[name], **how))
     return list(models.values())
 
 
