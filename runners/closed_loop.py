@@ -27,7 +27,7 @@ from aloe_agents.runners.candidates import in_directory, reachable
 from aloe_agents.runners.compare import print_comparison, wide
 from aloe_agents.runners.evaluate import evaluate
 from aloe_agents.runners.simulate import simulate
-from aloe_agents.runners.train import train
+from aloe_agents.runners.train import trained
 from aloe_agents.training.plan import TrainingPlan
 from aloe_agents.tree import read_trees
 
@@ -161,9 +161,9 @@ def _models(out: Path, scale: Scale) -> list[Path]:
                            "learning_rate": scale.sft_learning_rate, **given}  # fmt: skip
     dpo: dict[str, Any] = {"method": "dpo", "model": str(models[PREFERRED]), "epochs": scale.dpo_epochs,
                            "learning_rate": scale.dpo_learning_rate, **given}  # fmt: skip
-    for name, how in ((PREFERRED, sft), (REJECTED, {**sft, "answers": "rejected"}), (DPO, dpo)):
+    for name, how in ((PREFERRED, sft), (REJECTED, {**sft, "chosen": "rejected"}), (DPO, dpo)):
         click.echo(f"train {name}")
-        train(TrainingPlan(out=str(models[name]), **how))
+        trained(TrainingPlan(out=models[name], **how))
     return list(models.values())
 
 

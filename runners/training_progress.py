@@ -1,18 +1,17 @@
-"""A training as it goes: a bar in a terminal, a line now and then elsewhere; without the dictionaries that trainers print."""
+"""A training as it goes: a bar in a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from aloe_agents.training.train import TrainingStep
 
 EVERY = 15.0
 """Seconds between two lines."""
@@ -24,55 +23,38 @@ SHOWN = {
 }
 
 
-class Shown(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Shows steps, and the figures of the last log, on standard error."""
+class TrainingPicture:
+    """Shows steps and their figures on standard error, for as long as its block lasts."""
 
     def __init__(self) -> None:
-        self.bar: Progress | None = None
-        self.figures, self.last = "", 0.0
+        self._bar: Progress | None = None
+        self._figures, self._last = "", time.monotonic()
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        self.last = time.monotonic()
-        if sys.stderr.isatty() and state.is_world_process_zero:
-            self.bar = Progress(
-                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"), console=Console(stderr=True), transient=True,
-            )  # fmt: skip
-            self.task = self.bar.add_task("", total=state.max_steps, figures="")
-            self.bar.start()
+    def __enter__(self) -> Self:
+        return self
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
-        found = [f"{name} {float(logs[key]):.3g}" for key, name in SHOWN.items() if key in (logs or {})]
-        self.figures = "  ".join(found) or self.figures
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        if self.bar:
-            self.bar.update(self.task, completed=state.global_step, figures=self.figures)
-        elif time.monotonic() - self.last > EVERY:
-            self.last = time.monotonic()
-            click.echo(f"step {state.global_step} of {state.max_steps}  {self.figures}", err=True)
+    def __call__(self, now: TrainingStep) -> None:
+        """Show ``now``."""
+        found = [f"{name} {now.figures[key]:.3g}" for key, name in SHOWN.items() if key in now.figures]
+        self._figures = "  ".join(found) or self._figures
+        if sys.stderr.isatty():
+            self._bar = self._bar or self._begun(now.steps)
+            self._bar.update(self._bar.task_ids[0], completed=now.step, figures=self._figures)
+        elif time.monotonic() - self._last > EVERY:
+            self._last = time.monotonic()
+            click.echo(f"step {now.step} of {now.steps}  {self._figures}", err=True)
 
-
-@contextlib.contextmanager
-def shown(trainer: Any) -> Iterator[None]:
-    """Let ``trainer`` show itself in this way only, for as long as the block lasts."""
-    for kind in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(kind)
-    picture = Shown()
-    trainer.add_callback(picture)
-    try:
-        yield
-    finally:
-        if picture.bar:
-            picture.bar.stop()
-
-
-def quiet() -> None:
-    """No bars for what is over in seconds: tokenising, saving."""
-    import datasets
-    from transformers.utils import logging
-
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
+    def _begun(self, steps: int) -> Progress:
+        bar = Progress(
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"), console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        bar.add_task("", total=steps, figures="")
+        bar.start()
+        return bar

@@ -18,7 +18,7 @@ transformers = pytest.importorskip("transformers")
 
 from aloe_agents.engine.expansion import Full, RandomPath
 from aloe_agents.errors import ConfigError
-from aloe_agents.training.backbone import add_tree_backbone, answer_logps, collate, disagreement, multiple_of
+from aloe_agents.training.backbone import Batch, add_tree_backbone, collate, disagreement, multiple_of, token_logps
 from aloe_agents.training.packing import TokenRow, pack
 from aloe_agents.training.rows import rows as rows_of
 from aloe_agents.training.scratch import make_tokenizer
@@ -90,6 +90,11 @@ def flat_logps(model: Any, rows: list[TokenRow]) -> Any:
         picked = logps.gather(-1, ids[0, 1:, None])[:, 0]
         found.append(picked[len(row.prompt) - 1 :].sum())
     return torch.stack(found)
+
+
+def answer_logps(model: Any, batch: Batch) -> Any:
+    """The log-probability of each answer under its prompt (A,), from one forward pass."""
+    return token_logps(model, batch).sum(dim=1)
 
 
 def gradients(model: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from aloe_agents.messages import NodePath
 from aloe_agents.models.scripted.model import ScriptedModel
 from aloe_agents.personas import Persona
 from aloe_agents.roles import Induction, Judge, Preferred, Rejected, RolePlayer
-from aloe_agents.training.authors import from_authors, read_authors, to_authors
+from aloe_agents.training.authors import check_labels, from_authors, read_authors, to_authors
 from aloe_agents.tree import Answer, Tree, Turn
 
 ANN = Persona(id="ann", profile="She is a nurse. She keeps bees.", personality="She is blunt.")
@@ -190,6 +190,13 @@ def test_a_last_turn_after_which_nothing_went_on_has_no_choice() -> None:
     value, gaps = to_authors(tree)
     assert ([turn["chosen"] for turn in value["conversations"]], gaps) == (["preferred", None], 0)
     assert [turn.chosen for turn in from_authors(value, "x").turns] == [("preferred",), ()]
+
+
+def test_a_run_with_other_labels_is_told_which_are_needed() -> None:
+    check_labels({"preferred", "rejected", "neutral"})
+    check_labels(())
+    with pytest.raises(ConfigError, match=r"needs answers labelled preferred and rejected, but there is no rejected"):
+        check_labels({"preferred", "teacher"})
 
 
 # --- what is no conversation -------------------------------------------------------------------------------------------

@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from aloe_agents.training.packing import TokenRow, pack, visible
+from aloe_agents.training.packing import TokenRow, pack
 
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=8)
 ROWS = st.lists(st.builds(TokenRow, TOKENS, TOKENS), min_size=1, max_size=10)
+
+
+def visible(end: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The mask (T, T) that ``end`` stands for: row q, column k."""
+    place = np.arange(len(end))
+    return (place[None, :] <= place[:, None]) & (place[:, None] < end[None, :])
 
 
 @given(ROWS)

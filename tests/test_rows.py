@@ -14,11 +14,12 @@ from aloe_agents.engine.expansion import Full, RandomPath
 from aloe_agents.engine.simulation import Simulation
 from aloe_agents.engine.wiring import Expansion
 from aloe_agents.errors import ConfigError
+from aloe_agents.messages import NodePath
 from aloe_agents.models.scripted.model import ScriptedModel
-from aloe_agents.personas import Persona, sample_personas
+from aloe_agents.personas import Exchange, Persona, sample_personas
 from aloe_agents.pools.items import read_pool
 from aloe_agents.roles import Judge
-from aloe_agents.training.rows import FORMS, Filter, Form, Left, pairs, rows
+from aloe_agents.training.rows import FORMS, PAPER, Filter, Form, Labels, Left, Row, rows, samples
 from aloe_agents.training.writing import writer
 from aloe_agents.tree import Answer, Tree, Turn, read_trees
 from tests.casts import paper_cast
@@ -34,8 +35,8 @@ async def grown(expansion: Expansion, turns: int = 5, count: int = 6) -> list[Tr
     return sorted([tree async for tree in simulation.trees(PEOPLE[:count])], key=lambda tree: tree.id)
 
 
-def formed(trees: list[Tree], form: Form, **chosen: Any) -> list[dict[str, Any]]:
-    return [row for _, row in rows(trees, form, Filter(**chosen))]
+def formed(trees: list[Tree], form: Form, labels: Labels = PAPER, **chosen: Any) -> list[dict[str, Any]]:
+    return [{**row} for _, row in rows(trees, form, Filter(**chosen), labels=labels)]
 
 
 async def test_a_turn_is_a_row_under_the_history_that_went_on() -> None:
@@ -74,9 +75,10 @@ async def test_conversations_are_told_apart_whatever_their_people_are_called() -
     assert [row["conversation"] for row in formed(trees, "sft")] == ["train/1"] * 2 + ["train/2"] * 2 + ["u#3"] * 2
 
 
-async def test_the_four_forms_hold_what_trl_wants() -> None:
+async def test_the_forms_hold_what_trl_wants() -> None:
     trees = await grown(RandomPath(), 2, 1)
-    sft, rejected, dpo, kto = (formed(trees, form) for form in FORMS)
+    sft, dpo, kto = (formed(trees, form) for form in FORMS)
+    rejected = formed(trees, "sft", Labels(("rejected",)))
     assert [row["completion"] for row in sft] == [row["chosen"] for row in dpo]
     assert [row["completion"] for row in rejected] == [row["rejected"] for row in dpo]
     assert [(row["label"], row["completion"]) for row in kto[:2]] == [
@@ -104,7 +106,6 @@ def tree(*turns: tuple[str | None, str | None], scores: tuple[float | None, floa
     [
         ("dpo", [("a", "b"), ("c", None)], 1, {"no rejected answer": 1}),
         ("sft", [("a", "b"), ("c", None)], 2, {}),
-        ("sft-rejected", [("a", "b"), ("c", None)], 1, {"no rejected answer": 1}),
         ("kto", [("a", "b"), ("c", None)], 3, {}),
         ("dpo", [("a", "a"), (" ", "b"), ("c", "d")], 1, {"equal answers": 1, "empty preferred answer": 1}),
         ("kto", [("a", "a "), (" ", "b")], 1, {"equal answers": 1}),
@@ -121,19 +122,77 @@ def test_what_cannot_be_a_row_is_counted(
     assert left.out == why
 
 
+def labelled(*turns: dict[str, str], extra: dict[str, object] | None = None) -> Tree:
+    """A tree with these answers by label; the first of each turn goes on."""
+    made: list[Turn] = []
+    path: NodePath = ()
+    persona = Persona(id="t", profile="p", personality="q", extra=extra or {}, opening=(Exchange("hi", "hello"),))
+    for n, texts in enumerate(turns):
+        onward = next(iter(texts))
+        made.append(Turn(path, f"u{n}", None, {label: Answer(text) for label, text in texts.items()}, (onward,)))
+        path = (*path, onward)
+    return Tree("t", 0, persona, "completed", made)
+
+
+def test_any_label_can_be_learned() -> None:
+    three = labelled({"preferred": "a", "rejected": "b", "neutral": "c"})
+    (row,) = formed([three], "sft", Labels(("neutral",)))
+    assert row["completion"] == [{"role": "assistant", "content": "c"}]
+    (row,) = formed([three], "dpo", Labels(("neutral",), "rejected"))
+    assert [row[side][0]["content"] for side in ("chosen", "rejected")] == ["c", "b"]
+    for chosen in (("preferred",), ("neutral", "preferred")):
+        made = formed([three], "kto", Labels(chosen))
+        said = {row["completion"][0]["content"]: row["label"] for row in made}
+        assert said == {"a": True, "b": False, "c": "neutral" in chosen}
+    alike = labelled({"preferred": "a", "rejected": "b", "neutral": "b"})
+    assert len(formed([alike], "kto")) == 3 and not formed([alike], "kto", Labels(("neutral",)))
+    with pytest.raises(
+        ConfigError, match="chosen is teacher, but the answers are labelled neutral, preferred, rejected"
+    ):
+        formed([three], "kto", Labels(("teacher",)))
+    with pytest.raises(ConfigError, match="chosen must be one label for sft, not a, b"):
+        rows([three], "sft", labels=Labels(("a", "b")))
+
+
+def test_a_cast_of_one_answer_and_a_persona_with_more_fields_give_rows() -> None:
+    made = formed([labelled({"teacher": "a"}, {"teacher": "b"}, extra={"mood": "low"})], "sft", Labels(("teacher",)))
+    assert [row["completion"][0]["content"] for row in made] == ["a", "b"]
+    assert [message["content"] for message in made[1]["prompt"]] == ["hi", "hello", "u0", "a", "u1"], "opening first"
+    assert [row["extra"] for row in made] == [{"mood": "low"}] * 2
+    assert "extra" not in formed([labelled({"teacher": "a"})], "sft", Labels(("teacher",)))[0]
+
+
+def test_filters_that_would_give_nothing_in_silence_are_refused() -> None:
+    trees = [labelled({"preferred": "a", "rejected": "b"})]
+    with pytest.raises(ConfigError, match="per_persona goes through the trees twice, and an iterator gives them once"):
+        rows(iter(trees), "sft", Filter(per_persona=2))
+    assert len(list(rows(iter(trees), "sft"))) == len(list(rows(trees, "sft", Filter(per_persona=2)))) == 1
+    for wrong, said in (
+        ({"per_persona": 0}, "per_persona must be at least 1, not 0"),
+        ({"validation": 1.0}, "validation must be at least 0 and less than 1, not 1"),
+        ({"validation": -0.1}, "validation must be at least 0 and less than 1, not -0.1"),
+        ({"min_margin": float("nan")}, "min_margin must be a number, not nan"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Filter(**wrong)
+
+
 def test_a_margin_counts_where_a_judge_scored_both() -> None:
     close, wide, unscored = (tree(("a", "b"), scores=scores) for scores in ((3, 3), (5, 2), (4, None)))
     assert [len(formed([one], "dpo", min_margin=1)) for one in (close, wide)] == [0, 1]
     assert len(formed([wide, unscored], "dpo", min_margin=1)) == 2
-    with pytest.raises(ConfigError, match="scores of both answers, which --min-margin asks for; aloe judge DIR"):
+    with pytest.raises(
+        ConfigError, match="min_margin needs scores, but no turn has scores of both answers; aloe judge DIR"
+    ):
         formed([unscored], "dpo", min_margin=1)
     assert formed([wide], "dpo")[0]["margin"] == 3
     twice = tree(("a", "b"), scores=(5, 2))
     twice.turns[0].answers["preferred"].scores["other"] = 1
     twice.turns[0].answers["rejected"].scores["other"] = 4
-    with pytest.raises(ConfigError, match="have scores of judge, other; name one with --judge"):
-        list(pairs(twice))
-    assert next(pairs(twice, "other")).margin == -3
+    (sample,) = samples(twice)
+    with pytest.raises(ConfigError, match="judge must be one of judge, other: the answers of t have scores of each"):
+        sample.margin("dpo", PAPER)
+    assert sample.margin("dpo", PAPER, "other") == -3 and sample.margin("sft", Labels(("rejected",)), "other") == 3
 
 
 async def test_a_persona_is_on_one_side_and_capped_as_a_whole() -> None:
@@ -150,18 +209,27 @@ async def test_a_persona_is_on_one_side_and_capped_as_a_whole() -> None:
 
 
 def test_parquet_holds_the_same_rows_or_says_what_it_needs(tmp_path: Path) -> None:
-    made = formed([tree(*[("a", "b")] * 3, scores=(5, 2))], "dpo")
+    made = [row for _, row in rows([tree(*[("a", "b")] * 3, scores=(5, 2))], "dpo")]
     try:
         import pyarrow.parquet
     except ImportError:
-        with pytest.raises(ConfigError, match="needs pyarrow; install it"), writer(tmp_path / "rows.parquet"):
+        with (
+            pytest.raises(ConfigError, match=r"needs pyarrow: pip install 'aloe-agents\[parquet\]'"),
+            writer(tmp_path / "rows.parquet"),
+        ):
             pass
         assert not list(tmp_path.iterdir())
         return
     with writer(tmp_path / "rows.parquet") as write:
         for row in made:
             write(row)
-    assert pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist() == made
+    assert pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist() == [{**row, "extra": None} for row in made]
+    with_extra: list[Row] = [{**row, "extra": {"mood": "low", "age": 41}} if n else row for n, row in enumerate(made)]
+    with writer(tmp_path / "extra.parquet") as write:
+        for row in with_extra:
+            write(row)
+    read = pyarrow.parquet.read_table(tmp_path / "extra.parquet").to_pylist()
+    assert [row["extra"] for row in read] == [None, *['{"mood":"low","age":41}'] * 2]
 
 
 @pytest.fixture(scope="module")
@@ -192,16 +260,30 @@ def test_the_command_writes_splits_and_a_card(run: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("export {run} --to dpo --min-margin 9 --out x", "no turn has scores of both answers, which --min-margin asks"),
+        (
+            "export {run} --to dpo --min-margin 9 --out x",
+            "--min-margin needs scores, but no turn has scores of both answers; aloe judge DIR",
+        ),
         (
             "export {run} --to sft --judge nobody --out x",
-            "scores of both answers by the judge 'nobody', which --judge asks",
+            "--judge needs scores, but no turn has scores of both answers by the judge 'nobody'",
         ),
-        ("export {run} --to aloe --min-margin 1 --validation 0.1 --out x", "takes no --min-margin, --validation"),
+        ("export {run} --to aloe --min-margin 1 --validation 0.1 --out x", "does not take --min-margin, --validation"),
         (
             "export {run} --to sft --out x.csv",
             "x.csv: rows are written to .jsonl or .parquet files, or into a directory",
         ),
+        (
+            "export {run} --to sft --label neutral --out x",
+            "--chosen is neutral, but the answers are labelled preferred, rej",
+        ),
+        (
+            "export {run} --to dpo --chosen rejected --out x",
+            "--rejected must differ from chosen, but both are 'rejected'",
+        ),
+        ("export {run} --to dpo --chosen a --chosen b --out x", "--chosen must be one label for dpo, not a, b"),
+        ("export {run} --to kto --rejected preferred --out x", "--rejected is for dpo: kto does not use it"),
+        ("export {run} --to aloe --label neutral --out x", "does not take --chosen"),
         ("export nowhere --to sft --out x", "holds no run"),
         ("export {run} --to csv --out x", "'csv' is not one of"),
         ("export {run} --to sft --validation 1 --out x", "1.0 is not in the range"),

@@ -42,7 +42,7 @@ async def made(form: Any) -> Dataset:
     trees = await grown(RandomPath(), TURNS, CONVERSATIONS)
     found = []
     for _, row in rows(trees, form):
-        found.append({name: row[name] for name in row if name not in ("id", "persona", "turn", "margin")})
+        found.append({name: value for name, value in row.items() if name not in ("id", "persona", "turn", "margin")})
         found[-1]["conversation"] = row["id"].partition("/")[0].partition("#")[0]
     return Dataset.from_list(found)
 
@@ -162,7 +162,7 @@ def two_layers(folder: Path, seed: int) -> Any:
 
 async def test_the_losses_are_the_papers(place: Path, tmp_path: Path) -> None:
     (tree,) = await grown(RandomPath(), 3, 1)
-    dpo = [row for _, row in rows([tree], "dpo")]
+    dpo: list[dict[str, Any]] = [{**row} for _, row in rows([tree], "dpo")]
     assert len(dpo) == 3
     tokenizer = AutoTokenizer.from_pretrained(place / "qwen2")
     policy, reference = two_layers(place / "qwen2", 1).eval(), two_layers(place / "qwen2", 2).eval()
@@ -182,7 +182,7 @@ async def test_the_losses_are_the_papers(place: Path, tmp_path: Path) -> None:
         ("sft", TreeSFTTrainer, SFTConfig, {"completion_only_loss": True}, {}),
         ("dpo", TreeDPOTrainer, DPOConfig, {"beta": 0.9}, {"ref_model": copy.deepcopy(reference)}),
     ):
-        data = [row for _, row in rows([tree], method)]  # type: ignore[arg-type]
+        data: Any = [{**row} for _, row in rows([tree], method)]  # type: ignore[arg-type]
         data = Dataset.from_list([{**{n: row[n] for n in names[method]}, "conversation": "one"} for row in data])
         args = kind(
             str(tmp_path / method), per_device_train_batch_size=1, max_length=None, bf16=False,

@@ -1,19 +1,20 @@
 """Trees in the form that the paper's authors publish, written and read.
 
-One JSON object a conversation: ``profile``, ``personality`` and ``conversations``, a list of turns, each with
-``user``, ``assistant`` (``preferred`` and ``rejected``), ``chosen`` (a label; null where none went on), ``inferred_profile`` and
-``inferred_personality``. It knows one path, no scores and no failures, so it holds the first path of a tree that
-branches, and only turns with both answers; :func:`to_authors` says how many turns that left out.
+A conversation is a JSON object with ``profile``, ``personality`` and ``conversations``. The last is a list of turns, each
+with ``user``, ``assistant`` (``preferred`` and ``rejected``), ``chosen`` (a label; null where the conversation ended),
+``inferred_profile`` and ``inferred_personality``. The form knows one path, two labels, no scores and no failures. Of a tree
+that branches it holds the first path, and only turns with both answers; :func:`to_authors` counts what that leaves out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 
+from aloe_agents.errors import ConfigError
 from aloe_agents.messages import NodePath
 from aloe_agents.personas import Persona
 from aloe_agents.tree import Answer, Tree, Turn, read_lines
@@ -21,9 +22,29 @@ from aloe_agents.tree import Answer, Tree, Turn, read_lines
 LABELS = ("preferred", "rejected")
 
 
-def to_authors(tree: Tree) -> tuple[dict[str, Any], int]:
-    """``tree`` in the authors' form, and the number of its turns that are not in it."""
-    turns = []
+class AuthorsTurn(TypedDict):
+    """A turn in the authors' form."""
+
+    user: str
+    assistant: dict[str, str]
+    """By label: ``preferred`` and ``rejected``."""
+    chosen: str | None
+    inferred_profile: str
+    inferred_personality: str
+
+
+class AuthorsConversation(TypedDict):
+    """A conversation in the authors' form."""
+
+    id: str
+    profile: str
+    personality: str
+    conversations: list[AuthorsTurn]
+
+
+def to_authors(tree: Tree) -> tuple[AuthorsConversation, int]:
+    """``tree`` in the authors' form, and the number of its turns that were left out."""
+    turns: list[AuthorsTurn] = []
     for turn, chosen in _first_path(tree):
         if not all(label in turn.answers for label in LABELS):
             break
@@ -39,7 +60,7 @@ def to_authors(tree: Tree) -> tuple[dict[str, Any], int]:
         )
         if chosen not in LABELS:
             break
-    value = {
+    value: AuthorsConversation = {
         "id": tree.persona.id,
         "profile": tree.persona.profile,
         "personality": tree.persona.personality,
@@ -48,7 +69,16 @@ def to_authors(tree: Tree) -> tuple[dict[str, Any], int]:
     return value, len(tree.turns) - len(turns)
 
 
-def from_authors(value: Any, id: str) -> Tree:
+def check_labels(labels: Collection[str]) -> None:
+    """Raise ConfigError where the answers of a whole run lack a label that the form needs."""
+    if labels and (missing := [label for label in LABELS if label not in labels]):
+        raise ConfigError(
+            f"the authors' form needs answers labelled {' and '.join(LABELS)}, but there is no {' and no '.join(missing)} "
+            f"answer (labels: {', '.join(sorted(labels))}); export rows instead"
+        )
+
+
+def from_authors(value: Mapping[str, Any], id: str) -> Tree:
     """The tree of a conversation in the authors' form. Raises ValueError, naming what is wrong."""
     try:
         persona = Persona(id=str(value.get("id") or id), profile=value["profile"], personality=value["personality"])
@@ -71,7 +101,7 @@ def from_authors(value: Any, id: str) -> Tree:
 
 
 def read_authors(path: Path | str) -> Iterator[Tree]:
-    """The trees of a JSONL file in the authors' form. Raises ConfigError, naming the line, for a line that is none."""
+    """The trees of a JSONL file in the authors' form. Raises ConfigError, naming the line, for any other line."""
     return read_lines(path, lambda number, line: from_authors(orjson.loads(line), f"p{number:05d}"))
 
 

@@ -181,12 +181,7 @@ def _blocks(rule: Any, end: Tensor) -> Any:
     return create_block_mask(rule, end.shape[0], None, end.shape[1], end.shape[1], device=end.device)
 
 
-def answer_logps(model: Any, batch: Batch) -> Tensor:
-    """The log-probability of each answer under its prompt (A,), from one forward pass."""
-    return _token_logps(model, batch).sum(dim=1)
-
-
-def _token_logps(model: Any, batch: Batch) -> Tensor:
+def token_logps(model: Any, batch: Batch) -> Tensor:
     """Those of the tokens that the answers end with (A, L - 1), and 0 in other places."""
     hidden = model.base_model(
         tree_input_ids=batch.tree_input_ids,
@@ -225,7 +220,7 @@ def disagreement(model: Any, tree: Packed, rows: int = 6) -> tuple[float, float]
             for one in (tree, replace(tree, end=np.full_like(tree.end, len(tree.end)))):
                 batch = collate([one], multiple=multiple_of(model))
                 batch = Batch(**{name: getattr(batch, name).to(device) for name in Batch.__slots__})
-                packed, scored = _token_logps(model, batch), batch.labels[:, 1:] >= 0
+                packed, scored = token_logps(model, batch), batch.labels[:, 1:] >= 0
                 apart = [float((packed[n][scored[n]] - flat[n]).abs().mean()) for n in chosen]
                 far.append(float(np.max(apart)))  # nan if one is
     finally:

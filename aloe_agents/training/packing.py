@@ -80,12 +80,6 @@ def pack(rows: Sequence[TokenRow]) -> Packed:
     return Packed(tokens=tokens, positions=positions, end=end, places=places, flat=sum(map(len, whole)))
 
 
-def visible(end: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The mask (T, T) that ``end`` stands for: row q, column k."""
-    place = np.arange(len(end))
-    return (place[None, :] <= place[:, None]) & (place[:, None] < end[None, :])
-
-
 def _insert(root: _Node, sequence: NDArray[np.int64]) -> None:
     node, at = root, 0
     while at < len(sequence):
