@@ -60,12 +60,14 @@ if TYPE_CHECKING:
     from aloe_agents.runs.run import OtherSettings, Run
     from aloe_agents.runs.simulating import simulate
     from aloe_agents.testing import check_replay
-    from aloe_agents.training.plan import TrainingPlan
+    from aloe_agents.training.plan import TrainingPlan, TrainingSummary
+    from aloe_agents.training.train import train
     from aloe_agents.tree import Answer, Tree, Turn, read_trees
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "training.train": ("train",),
     "evaluation.rejudging": ("Rejudged",),
     "pools.growing": ("Pool",),
     "runs.simulating": ("simulate",),
@@ -173,7 +175,7 @@ _HOME = {
         "Run",
     ),
     "testing": ("check_replay",),
-    "training.plan": ("TrainingPlan",),
+    "training.plan": ("TrainingPlan", "TrainingSummary"),
     "tree": (
         "Answer",
         "Tree",
@@ -239,6 +241,7 @@ __all__ = [
     "Simulation",
     "SketchGiven",
     "TrainingPlan",
+    "TrainingSummary",
     "Tree",
     "Turn",
     "TurnOpened",
@@ -260,6 +263,7 @@ __all__ = [
     "rejudge",
     "sample_personas",
     "simulate",
+    "train",
     "write_items",
     "write_personas",
 ]

@@ -110,7 +110,7 @@ class Reader:
 
     def __init__(self, place: Path, url: str) -> None:
         self.place, self.url = place, url
-        self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.names: dict[str, Any] = {"__name__": "a page of the docs"}
 
     def follow(self, block: Block) -> None:
         """Run a block. Raises whatever shows that it does not work."""

@@ -168,7 +168,7 @@ def test_a_line_of_several_strings_counts_as_several_items_with_a_remark(tmp_pat
         ('["one", "two"]\n', "line 1: the item is a list, not text"),
         ('{"name": "Ann"}\n', "line 1: the item is missing or empty"),
         ('{"profile": ["a"]}\n', "line 1: the item is a list, not text"),
-        (lines(ONE), "line 1 holds profile and personality, but an item of a pool is one text"),
+        (lines(ONE), "line 1 holds profile and personality, but an item is one text"),
         ("[" * 100_000, "line 1 is not JSON"),
         (b"caf\xe9\n", "is not UTF-8 text (byte 3)"),
     ],
