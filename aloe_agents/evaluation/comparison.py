@@ -164,30 +164,31 @@ def compare(
     Raises ConfigError, saying what differs, for evaluations of different cases, turns, users or judges. With ``force``
     they are compared on what they share.
     """
-    found = [one for given in results for one in ([given] if isinstance(given, Results) else find_results(given))]
-    if not found:
-        raise ConfigError("there is no evaluation to compare")
+    found = _found(results)
     judge = _shared_judge(found, judge)
     reference = _reference(found, baseline)
     if (differing := _differing(found, judge)) and not force:
         raise Incomparable(f"these evaluations cannot be compared: {'; '.join(differing)}")
     shared = _Shared.of(found, judge)
     left = not all(due.all() for due in shared.dues)
-    rows = [
-        ComparisonRow(
-            name,
-            measure(table, shared.clusters, normalisation=normalisation, due=due),
-            difference(table, shared.tables[reference], shared.clusters, normalisation=normalisation)
-            if n != reference
-            else {},
-            tuple(due.mean(axis=0).tolist()) if left else (),
-            int(due.sum()),
+    rows = []
+    for n, name in enumerate(_distinct(found)):
+        table, due = shared.tables[n], shared.dues[n]
+        against = {} if n == reference else shared.difference(n, reference, normalisation)
+        measured = measure(table, shared.clusters, normalisation=normalisation, due=due)
+        rows.append(
+            ComparisonRow(name, measured, against, tuple(due.mean(axis=0).tolist()) if left else (), int(due.sum()))
         )
-        for n, (name, table, due) in enumerate(zip(_distinct(found), shared.tables, shared.dues, strict=True))
-    ]
     named = rows[reference].name if baseline is not None else ""
     scale = found[reference].scale(judge)
     return Comparison(judge, shared.turns, len(shared.clusters), tuple(rows), named, scale)
+
+
+def _found(given: Sequence[Results | Path | str]) -> list[Results]:
+    found = [one for place in given for one in ([place] if isinstance(place, Results) else find_results(place))]
+    if not found:
+        raise ConfigError("there is no evaluation to compare")
+    return found
 
 
 class Incomparable(ConfigError):
@@ -212,13 +213,16 @@ class _Shared:
         common = [key for key in keys[0] if key in everywhere]
         if not common:
             raise ConfigError("these evaluations share no case")
-        places = [[own.index(key) for key in common] for own in keys]
-        return cls(
-            turns,
-            [cluster for _, cluster in common],
-            [one.scores(judge)[place, :turns] for one, place in zip(results, places, strict=True)],
-            [one.present[place, :turns] for one, place in zip(results, places, strict=True)],
-        )
+        tables, dues = [], []
+        for one, own in zip(results, keys, strict=True):
+            place = [own.index(key) for key in common]
+            tables.append(one.scores(judge)[place, :turns])
+            dues.append(one.present[place, :turns])
+        return cls(turns, [cluster for _, cluster in common], tables, dues)
+
+    def difference(self, one: int, other: int, normalisation: Normalisation) -> dict[str, Difference]:
+        """Evaluation ``one`` minus evaluation ``other``."""
+        return difference(self.tables[one], self.tables[other], self.clusters, normalisation=normalisation)
 
 
 def _shared_judge(results: Sequence[Results], judge: str | None) -> str:

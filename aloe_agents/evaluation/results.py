@@ -22,7 +22,7 @@ from aloe_agents.evaluation.records import CaseRecord, EvaluationRecord, Figure,
 from aloe_agents.evaluation.scales import Scale
 from aloe_agents.files import replacing
 from aloe_agents.personas import Persona
-from aloe_agents.tree import Tree
+from aloe_agents.tree import Tree, Turn
 
 RESULTS_FILE = "results.json"
 MEAN = "mean"
@@ -205,19 +205,24 @@ def _present(rows: Sequence[CaseRecord], turns: int) -> NDArray[np.bool_]:
 
 
 def _case(persona: Persona, tree: Tree | None, turns: int, judges: Sequence[str], label: str) -> CaseRecord:
+    nodes = _nodes(tree, turns)
     status = tree.status if tree else "pending"
-    nodes = [node for node in (tree.turns if tree else ()) if node.turn <= turns]
     answered = {node.turn: node.answers[label].scores for node in nodes if label in node.answers}
-    given = [answered.get(k, {}) for k in range(1, turns + 1)]
+    left = status == "completed" and len(nodes) < turns
     return CaseRecord(
         id=persona.id,
         cluster=hashlib.sha256(persona.profile.encode()).hexdigest()[:12],
         status=status,
         answers=len(answered),
-        left_after=len(nodes) if status == "completed" and len(nodes) < turns else None,
+        left_after=len(nodes) if left else None,
         turns_with_cut_history=sum(bool(node.notes.get("HistoryCut")) for node in nodes),
-        scores={judge: tuple(scores.get(judge) for scores in given) for judge in judges},
+        scores={judge: tuple(answered.get(k, {}).get(judge) for k in range(1, turns + 1)) for judge in judges},
     )
+
+
+def _nodes(tree: Tree | None, turns: int) -> list[Turn]:
+    """The first ``turns`` turns of a tree."""
+    return [node for node in tree.turns if node.turn <= turns] if tree else []
 
 
 def _with_mean(row: CaseRecord) -> CaseRecord:
