@@ -90,7 +90,7 @@ async def evaluate(
                 vllm=tuple(vllm_options),
             )
         return await evaluating.evaluate(
-            _agent(model, Candidate),
+            _agent(_limited(model), Candidate),
             judges=judges,
             user=_agent(user, RolePlayer),
             cases=cases,
@@ -164,7 +164,7 @@ async def rejudge(
 
     Raises ConfigError before anything is asked, and Fatal if it cannot continue: all answers are kept.
     """
-    agent = _agent(judge, lambda model: Judge(model, name=model.name))
+    agent = _agent(judge, lambda model: Judge(model, name=model.name.replace("/", "-")))
     return await rejudging.rejudge(
         trees, agent, out=out, passes=passes, live=live, force=force, observers=observers, on_open=on_open
     )
@@ -177,6 +177,13 @@ async def _served(local: LocalModel, log: Path, options: Sequence[str]) -> Async
         base_url = await asyncio.to_thread(url)
         async with Endpoint(local.name, [HttpModel(base_url, local.name)]) as endpoint:
             yield endpoint
+
+
+def _limited(model: ChatModel | Agent) -> ChatModel | Agent:
+    """``model`` with the limit on its answers' length that the command sets, where it is an endpoint without one."""
+    if not isinstance(model, Endpoint) or {"max_tokens", "max_completion_tokens"} & model.sampling.keys():
+        return model
+    return model.using({"max_tokens": evaluating.MAX_TOKENS})
 
 
 def _agent(thing: ChatModel | Agent, role: Callable[[ChatModel], Agent]) -> Agent:

@@ -12,6 +12,7 @@ import click
 from aloe_agents import building
 from aloe_agents.config import SCRIPTED_MODELS, Config, EndpointTable, RoleTable
 from aloe_agents.errors import ConfigError, Fatal
+from aloe_agents.evaluation import evaluating
 from aloe_agents.evaluation.evaluating import is_over
 from aloe_agents.evaluation.records import ModelRecord
 from aloe_agents.models.serving import FETCH, LocalModel, last_lines, local_model, served
@@ -21,8 +22,6 @@ from aloe_agents.text import inert
 LOG = "vllm.log"
 NOWHERE = "http://127.0.0.1:1/v1"
 """Stands for the URL of a server that is not needed."""
-MAX_TOKENS = 512
-"""The longest answer of a candidate without a limit of its own."""
 _JUDGE = "aloe_agents.roles:Judge"
 
 
@@ -107,7 +106,7 @@ def with_candidate(config: Config, model: Model, url: str) -> Config:
     table = endpoints.get(model.endpoint)
     said = {**(table.sampling if table else {}), **role.sampling}
     if not {"max_tokens", "max_completion_tokens"} & said.keys():
-        role = role.model_copy(update={"sampling": {**role.sampling, "max_tokens": MAX_TOKENS}})
+        role = role.model_copy(update={"sampling": {**role.sampling, "max_tokens": evaluating.MAX_TOKENS}})
     roles = {**config.roles, "candidate": role.model_copy(update={"endpoint": model.endpoint})}
     return config.model_copy(update={"endpoints": endpoints, "roles": roles})
 

