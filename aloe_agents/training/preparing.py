@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
+import orjson
+
 from aloe_agents.errors import ConfigError
 from aloe_agents.files import read_json
 from aloe_agents.model import ChatMessage
@@ -117,6 +119,10 @@ def _row_of(where: str, value: object, form: Form) -> Row:
         raise ConfigError(f"{where} is not a row with {', '.join(wanted)}")
     if "label" in value:
         raise ConfigError(f"{where} is a row for kto, which has rejected answers too: export rows for {form}")
+    if isinstance(extra := value.get("extra"), str):  # as Parquet holds it
+        value["extra"] = orjson.loads(extra)
+    elif extra is None:
+        value.pop("extra", None)
     return cast(Row, value)
 
 
