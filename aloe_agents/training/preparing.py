@@ -5,6 +5,7 @@ An answer is never cut. A row that does not fit loses its oldest turns or is lef
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import re
@@ -120,7 +121,8 @@ def _row_of(where: str, value: object, form: Form) -> Row:
     if "label" in value:
         raise ConfigError(f"{where} is a row for kto, which has rejected answers too: export rows for {form}")
     if isinstance(extra := value.get("extra"), str):  # as Parquet holds it
-        value["extra"] = orjson.loads(extra)
+        with contextlib.suppress(ValueError):  # another tool's own column
+            value["extra"] = orjson.loads(extra)
     elif extra is None:
         value.pop("extra", None)
     return cast(Row, value)
