@@ -1,5 +1,5 @@
-"""Does a model learn to take up what its user told it? Small models are trained from nothing on simulated trees, served by
-vLLM, and evaluated on people that nothing was trained on. Twenty minutes on two processors, with --quick five.
+"""Does a model learn to take up what its user told it? Small models are trained from scratch on simulated trees, served by
+vLLM, and evaluated on people who took no part in training. Takes twenty minutes on two CPU cores, five with --quick.
 
 Run: python examples/closed_loop.py OUT [--quick]; needs pip install 'aloe-agents[train,serve]'.
 """
@@ -10,11 +10,11 @@ from pathlib import Path
 from aloe_agents.runners.closed_loop import Scale, close_loop
 
 QUICK = Scale(people=900, held_out=40, turns=5, facts=5, traits=1, layers=2, sft_learning_rate=1.5e-3)
-"""Shorter dialogues with people of whom there is less to know: a smaller model learns them in a quarter of the time."""
+"""Shorter dialogues, and less to know about each person: a smaller model learns them in a quarter of the time."""
 
 
 def main(out: Path, scale: Scale) -> bool:
-    """Whether all came out as in the paper's Table 1 and Figure 4; OUT/report.md has the table."""
+    """Whether everything came out as in the paper's Table 1 and Figure 4; OUT/report.md has the table."""
     comparison, claims = close_loop(out, scale)
     best = max(comparison.rows, key=lambda row: row.measured.statistics["average"].value)
     print(f"\n{best.name} adapts best")

@@ -1,7 +1,8 @@
-"""The whole method at the scale of two processors: does a model LEARN to take up what its user told it earlier?
+"""The whole method at the scale of two CPU cores: does a model LEARN to take up what its user told it earlier?
 
-Scripted people of the small world talk to a model; SFT on the preferred answers, SFT on the rejected ones, and DPO after
-SFT are trained from nothing on the trees; each is served by vLLM and evaluated on people that nothing was trained on.
+Scripted people of the small world talk to a model. Three models are trained from scratch on the trees: SFT on the
+preferred answers, SFT on the rejected ones, and DPO after SFT. vLLM serves each of them, and they are evaluated on people
+who took no part in training.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from aloe_agents.tree import read_trees
 BASE, PREFERRED, REJECTED, DPO = "base", "sft-preferred", "sft-rejected", "sft-dpo"
 REPORT, CURVES = "report.md", "curves.svg"
 SIDE_BY_SIDE = 2
-"""Models that vLLM loads at a time on processors: each takes it half a minute of one of them, and 3 GB."""
+"""Models that vLLM loads at a time on a CPU: each takes half a minute of one core, and 3 GB."""
 ANSWER = {"temperature": 0.0, "max_tokens": 64}
-"""How candidates are sampled: an answer of the world has 45 tokens at the most, and an untrained model never ends."""
-FAST: dict[str, Any] = {"warmup_steps": 50, "adam_beta2": 0.98, "logging_steps": 20, "save_strategy": "no"}
+"""How candidates are sampled. An answer in this world has at most 45 tokens, and an untrained model never ends."""
+FAST: dict[str, object] = {"warmup_steps": 50, "adam_beta2": 0.98, "logging_steps": 20, "save_strategy": "no"}
 
 
 VLLM = ("--dtype", "float32")
@@ -45,37 +46,37 @@ VLLM = ("--dtype", "float32")
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much of everything. The defaults are what two processors do in twenty minutes."""
+    """How much of everything. Two CPU cores do the defaults in twenty minutes."""
 
     people: int = 1000
     held_out: int = 100
     turns: int = 10
     facts: int = 8
-    """Of a profile."""
+    """Facts in a profile."""
     traits: int = 2
     layers: int = 4
-    """Of the model."""
+    """Layers of the model."""
     sft_epochs: float = 3.0
     sft_learning_rate: float = 1e-3
     dpo_epochs: float = 1.0
     dpo_learning_rate: float = 1e-5
     batch: int = 20
-    """Turns of a step."""
+    """Turns per optimizer step."""
     seed: int = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """Something the loop is to print_comparison, and whether it did."""
+    """A finding of the paper, and whether it came out."""
 
     holds: bool
     text: str
 
 
 def close_loop(out: Path, scale: Scale = Scale(), plain: bool = True) -> tuple[Comparison, list[Claim]]:
-    """Simulate, train and evaluate in the directory ``out``; what is there already is not done again.
+    """Simulate, train and evaluate in the directory ``out``; what is already there is kept.
 
-    Raises ConfigError, before anything is done, where trl or vLLM are missing.
+    Raises ConfigError, before anything else, where trl or vLLM is missing.
     """
     for name, extra in (("trl", "train"), ("vllm", "serve")):
         if importlib.util.find_spec(name) is None:
@@ -99,7 +100,7 @@ def close_loop(out: Path, scale: Scale = Scale(), plain: bool = True) -> tuple[C
 def _evaluated(
     out: Path, models: Sequence[Path], held_out: Sequence[Persona], run: Mapping[str, Any], plain: bool
 ) -> list[Path]:
-    """The directories with the results of ``models``."""
+    """Evaluate ``models``; the directories with their results."""
     roles = {f"roles.{role}.endpoint": "scripted" for role in (*EVALUATION_ROLES, "candidate")}
     config = load_config(None, {**run, **roles, "roles.candidate.sampling": ANSWER}, EVALUATION_ROLES)
     places = [out / "evaluations" / model.name for model in models]
@@ -109,7 +110,7 @@ def _evaluated(
         with contextlib.ExitStack() as served:
             urls = [served.enter_context(reachable(config, model, held_out, place, VLLM)) for model, place in some]
             for (model, place), url in zip(some, urls, strict=True):
-                click.echo(f"evaluate {model.name} on {len(held_out)} people that nothing was trained on")
+                click.echo(f"evaluate {model.name} on {len(held_out)} people who took no part in training")
                 code = evaluate(
                     config,
                     model,
@@ -127,7 +128,7 @@ def _evaluated(
 
 
 def claims_of(found: Comparison) -> Iterator[Claim]:
-    """What the paper's Table 1 and Figure 4 say of these models, put to the test."""
+    """What the paper's Table 1 and Figure 4 say about these models, put to the test."""
     measured = {row.name: row.measured.statistics for row in found.rows}
     level = {name: statistics["average"] for name, statistics in measured.items()}
     shown = {name: f"{name} {one.value:.2f} [{one.low:.2f}, {one.high:.2f}]" for name, one in level.items()}
@@ -148,14 +149,14 @@ def claims_of(found: Comparison) -> Iterator[Claim]:
 
 
 def _models(out: Path, scale: Scale) -> list[Path]:
-    """The four models' directories, trained where they are not."""
+    """The four models' directories; those that are missing are trained."""
     from aloe_agents.training.scratch import make_model
 
     models = {name: out / "models" / name for name in (BASE, PREFERRED, REJECTED, DPO)}
     if not (models[BASE] / "config.json").exists():
         made = make_model(models[BASE], _said(out / "trees" / "trees.jsonl"), layers=scale.layers, seed=scale.seed)
         click.echo(f"base: {made:,} parameters, untrained")
-    given: dict[str, Any] = {"data": str(out / "trees"), "batch": scale.batch, "seed": scale.seed}
+    given: dict[str, Any] = {"data": out / "trees", "batch": scale.batch, "seed": scale.seed}
     given["arguments"] = {**FAST, "per_device_train_batch_size": max(1, scale.batch // scale.turns)}
     sft: dict[str, Any] = {"method": "sft", "model": str(models[BASE]), "epochs": scale.sft_epochs,
                            "learning_rate": scale.sft_learning_rate, **given}  # fmt: skip
@@ -168,7 +169,7 @@ def _models(out: Path, scale: Scale) -> list[Path]:
 
 
 def _said(trees: Path) -> Iterator[str]:
-    """What a tokenizer is trained on: every message as a chat template puts it, after its role."""
+    """The tokenizer's training text: every message after its role, as in the chat template."""
     for tree in read_trees(trees):
         for turn in tree.turns:
             yield f"user\n{turn.user}"

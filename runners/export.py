@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +55,19 @@ def command(
     aloe export runs/first --to sft --label neutral --out neutral.jsonl
     aloe export runs/first --to aloe --out conversations.jsonl
     """
-    about_rows = {"chosen": chosen, "rejected": rejected, "judge": judge, **given}
-    unused = {"aloe": ("chosen", "rejected", "judge", "min_margin", "per_persona", "validation")}.get(form, ())
-    if named := [f"--{name.replace('_', '-')}" for name in unused if about_rows[name]]:
-        raise ConfigError(f"--to aloe writes whole conversations: it does not take {', '.join(named)}")
     if form == "aloe":
+        _refuse_row_options({"chosen": chosen, "rejected": rejected, "judge": judge, **given, "seed": None})
         _authors(directory, out)
         return
     if form != "dpo" and rejected is not None:
         raise ConfigError(f"--rejected is for dpo: {form} does not use it")
     labels = Labels(chosen or PAPER.chosen, rejected or PAPER.rejected)
     _rows(directory, next(known for known in FORMS if known == form), out, judge, Filter(**given), labels)
+
+
+def _refuse_row_options(given: Mapping[str, object]) -> None:
+    if named := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
+        raise ConfigError(f"--to aloe writes whole conversations: it does not take {', '.join(named)}")
 
 
 class _Trees:

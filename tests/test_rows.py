@@ -251,6 +251,10 @@ def test_the_command_writes_splits_and_a_card(run: Path, tmp_path: Path) -> None
     assert "path: validation.jsonl" in text and "25% of the personas set aside (seed 0)" in text
     assert aloe(f"export {run} --to kto --out k.jsonl", tmp_path).returncode == 0
     assert len((tmp_path / "k.jsonl").read_text().splitlines()) == 120
+    assert aloe(f"export {run} --to sft --label rejected --out r.jsonl", tmp_path).returncode == 0
+    (first, *_), answers = read_trees(run / "trees.jsonl"), (tmp_path / "r.jsonl").read_text().splitlines()
+    assert len(answers) == 60
+    assert json.loads(answers[0])["completion"][0]["content"] == first.turns[0].answers["rejected"].text
     assert aloe(f"judge {run} --judge scripted", tmp_path).returncode == 0
     done = aloe(f"export {run}/judged/scripted --to dpo --min-margin 3 --out m.jsonl", tmp_path)
     assert done.returncode == 0 and "margin too small" in done.stdout

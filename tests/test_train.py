@@ -369,7 +369,7 @@ def test_rows_of_an_export_train_as_well(place: Path, tmp_path: Path) -> None:
         ("train dpo --model {place}/base --data {place}/run --mix {place}/agent.jsonl:0.3 --out x", "--mix is for sft: dpo learns from pairs"),
         ("train sft --model {place}/base --data {place}/kto.jsonl --out x", "line 1 is a row for kto"),
         ("train sft --model {place}/base --data {place}/kto.jsonl --label rejected --out x",
-         "--chosen cannot be set for {place}/kto.jsonl: it was settled when these rows were exported"),
+         ": it was settled when these rows were exported; pass the run's directory"),
         ("train sft --model {place}/base --data nowhere --out x", "cannot read nowhere"),
         ("train sft --model {place}/base --data {place}/base --out x", "base holds neither trees.jsonl (a run) nor train.jsonl"),
         ("train sft --model {place}/base --data {place}/run --judge nobody --out x", "--judge needs scores, but no turn has scores of both answers by the judge 'nobody'"),
@@ -389,7 +389,7 @@ def test_rows_of_an_export_train_as_well(place: Path, tmp_path: Path) -> None:
         ("train sft --model {place}/base --data {place}/run --set per_device_train_batch_size=0 --out x", "a number of 1 or more, not 0"),
         ("train sft --model {place}/base --data {place}/run --attention eager --out x", "not 'eager': eager adds a mask and is wrong"),
         ("train sft --model {place}/bare --data {place}/run --out x", "--chat-template is needed (a Jinja file)"),
-        ("train sft --model {place}/bare --data {place}/run --chat-template nowhere --out x", "nowhere cannot be read"),
+        ("train sft --model {place}/bare --data {place}/run --chat-template nowhere --out x", "cannot read nowhere"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_on_is_said_in_one_line(place: Path, tmp_path: Path, command: str, said: str) -> None:

@@ -1,16 +1,21 @@
-"""Training on trees: a consumer of the files that a run leaves, which imports nothing of the simulation.
+"""Training on trees: reads the files that a run leaves, and imports nothing of the engine.
 
 ::
 
-    trees.jsonl ──> rows ──> preparing ──> packing ──> trainers (trl) ──> a model's directory
-                     └──> writing (JSONL, Parquet, card)     └── backbone: attention along a tree
+    trees.jsonl ──> rows ──> preparing ──> arguments, trainers (trl) ──> a model's directory
+                     │           │              └── packing, backbone: a history is encoded once
+                     │           └── fitted to the context, mixed with other conversations
+                     ├──> writing   JSONL, Parquet and a card, for other trainers
+                     └── authors    the form that the paper's authors publish
 
-- ``rows``: trees to rows; ``writing``: rows to files; ``authors``: the form that the paper's authors publish.
-- ``preparing``: mixing and fitting; ``packing``, ``backbone``, ``trainers``: a history is encoded once.
-- ``plan``: what one training is, and its record; ``scratch``: models made from nothing.
+- ``train``: the public verb; ``plan``: its settings (:class:`~.plan.TrainingPlan`) and records.
+- ``rows``: a turn becomes a row, under any label; ``preparing`` reads, mixes and fits rows.
+- ``packing``: token rows as a trie; ``backbone``: a model's attention along it; ``trainers``: trl's trainers on it.
+- ``scratch``: models made from scratch, for the closed loop.
 """
 
 __all__ = [
+    "arguments",
     "authors",
     "backbone",
     "packing",
@@ -18,6 +23,7 @@ __all__ = [
     "preparing",
     "rows",
     "scratch",
+    "train",
     "trainers",
     "writing",
 ]

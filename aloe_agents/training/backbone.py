@@ -1,18 +1,20 @@
 """A packed conversation through a transformers model: one forward pass scores every answer of a tree.
 
-1. :func:`add_tree_backbone` patches a causal language model's backbone. Called as ever, it does what it always did; given
-   the ``tree_`` tensors of a :class:`Batch`, it runs the packed sequence under the tree's mask and gives the hidden states
-   gathered into short rows (answers, L, hidden): the prompt's last token, then the answer's. Whatever computes a loss from
-   a backbone's rows then does so unknowingly.
-2. The mask is boolean and four-dimensional for ``sdpa``, blocks for ``flex_attention`` (on a GPU: it has no backward pass
-   elsewhere); a sliding window is measured in depth, as in a flat row.
-   ``eager`` adds a mask instead of applying it, which is silently wrong, so it is refused; so are layers that carry a
-   state along the sequence, since they would carry it from one branch into the next.
+1. :func:`add_tree_backbone` patches a causal language model's backbone. Called as usual, it behaves as before. Given the
+   ``tree_`` tensors of a :class:`Batch`, it runs the packed sequence under the tree's mask. It then gathers the hidden
+   states into short rows (answers, L, hidden): the prompt's last token, then the answer's tokens. Code that computes a
+   loss from a backbone's rows need not know.
+2. The mask is boolean and four-dimensional for ``sdpa``. For ``flex_attention`` it consists of blocks, and needs a GPU:
+   there is no backward pass elsewhere. A sliding window is measured in depth, as in a flat row.
+3. ``eager`` adds a mask instead of applying it, which is silently wrong, so it is refused. So are layers that carry a
+   state along the sequence: they would carry it from one branch into the next.
+
+Objects of transformers are untyped; only here and in ``trainers`` they are ``Any``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,12 +29,12 @@ _KINDS = ("full_attention", "sliding_attention")
 FLEX = "flex_attention"
 _BACKENDS = ("sdpa", FLEX)
 BLOCK = 128
-"""Tokens of a block of flex_attention's; its sequences are filled up to whole ones."""
+"""Tokens in a block of flex_attention; sequences are padded to whole blocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Packed conversations as tensors: B of them, A answers in all."""
+    """B packed conversations with A answers in all, as tensors."""
 
     tree_input_ids: Tensor
     """(B, T), padded at the end."""
@@ -41,17 +43,17 @@ class Batch:
     tree_end: Tensor
     """(B, T): q sees k when ``k <= q < end[k]``; padding sees itself."""
     tree_gather: Tensor
-    """(A, L): places in the B x T tokens, flattened, of each answer's row; padded with its first place."""
+    """(A, L): places of each answer's row in the flattened B x T tokens; padded with the row's first place."""
     input_ids: Tensor
     """(A, L): the tokens at those places."""
     attention_mask: Tensor
-    """(A, L): 1 where a place is the row's own."""
+    """(A, L): 1 where a place belongs to the row, 0 where it is padding."""
     labels: Tensor
     """(A, L): the answer's tokens; -100 elsewhere."""
 
 
 def collate(trees: Sequence[Packed], pad: int = 0, multiple: int = 1) -> Batch:
-    """The batch of several packed conversations; ``pad`` is the token that fills up, to a ``multiple``."""
+    """Several packed conversations as one batch, padded with the token ``pad`` to a ``multiple`` of tokens."""
     length = -(-max(len(tree.tokens) for tree in trees) // multiple) * multiple
     longest = max(len(places) for tree in trees for places in tree.places)
     tokens = torch.full((len(trees), length), pad)
@@ -83,9 +85,9 @@ def collate(trees: Sequence[Packed], pad: int = 0, multiple: int = 1) -> Batch:
 
 
 def add_tree_backbone(model: Any) -> None:
-    """Let ``model``, a causal language model of transformers, take packed conversations. Before PEFT or DDP wraps it.
+    """Let ``model``, a causal language model of transformers, take packed conversations.
 
-    Raises ConfigError for a model whose layers or whose attention cannot.
+    Call it before PEFT or DDP wraps the model. Raises ConfigError where packed rows would be wrong.
     """
     check_model(model)
     backbone = model.base_model
@@ -116,17 +118,9 @@ def check_model(model: Any) -> None:
     """Raise ConfigError where packed conversations would be silently wrong."""
     config = model.config.get_text_config()
     check_adapter(getattr(model, "active_peft_config", None))
-    named_so = ("layer_types", "layers_block_type")
-    other = {kind for name in named_so for kind in getattr(config, name, None) or ()} - {*_KINDS, "attention"}
-    if (
-        other
-        or not hasattr(config, "num_attention_heads")
-        or getattr(config, "ssm_cfg", None)
-        or hasattr(config, "state_size")
-    ):
-        named = ", ".join(sorted(other)) or config.model_type
+    if carrying := _carries_state(config):
         raise ConfigError(
-            f"layers of {named} carry a state from one branch of a tree into the next: train with flat rows"
+            f"layers of {carrying} carry a state from one branch of a tree into the next: train with flat rows"
         )
     if (backend := config._attn_implementation) not in _BACKENDS:
         raise ConfigError(
@@ -141,48 +135,63 @@ def check_model(model: Any) -> None:
             raise ConfigError(f"attention dropout makes packed and flat rows differ: set {name} to 0")
 
 
-def check_adapter(adapter: Any) -> None:
-    """Raise ConfigError for a configuration of PEFT's (None: none) that packed conversations have no place for."""
+def _carries_state(config: object) -> str:
+    """The layers that carry a state along the sequence, by name; empty where there is none."""
+    named_so = ("layer_types", "layers_block_type")
+    other = {kind for name in named_so for kind in getattr(config, name, None) or ()} - {*_KINDS, "attention"}
+    recurrent = getattr(config, "ssm_cfg", None) or hasattr(config, "state_size")
+    if other or recurrent or not hasattr(config, "num_attention_heads"):
+        return ", ".join(sorted(other)) or str(getattr(config, "model_type", "this model"))
+    return ""
+
+
+def check_adapter(adapter: object) -> None:
+    """Raise ConfigError for a PEFT configuration that packed conversations cannot hold; None is no adapter."""
     if getattr(adapter, "is_prompt_learning", False):
         raise ConfigError(
-            "prompt tuning puts tokens of its own before each row, which a tree has no place for: use LoRA"
+            "prompt tuning puts its own tokens before each row, and a tree has no place for them: use LoRA"
         )
 
 
-def _masks(config: Any, end: Tensor, depth: Tensor) -> Any:
-    """Who sees whom, as the model's attention takes it; by kind of layer where a model has several."""
+Rule = Callable[[Tensor, object, Tensor, Tensor], Tensor]
+"""(conversation, head, query, key): whether the query sees the key."""
+
+
+def _masks(config: object, end: Tensor, depth: Tensor) -> object:
+    """Who sees whom, as the model's attention takes it; by kind of layer for a model with several kinds."""
     window = getattr(config, "sliding_window", None)
     kinds = {*(getattr(config, "layer_types", None) or ())}
 
-    def ancestors(b: Any, h: Any, q: Any, k: Any) -> Any:
-        return (k <= q) & (q < end[b, k])
+    def ancestors(b: Tensor, h: object, q: Tensor, k: Tensor) -> Tensor:
+        seen: Tensor = (k <= q) & (q < end[b, k])
+        return seen
 
-    def near(b: Any, h: Any, q: Any, k: Any) -> Any:
+    def near(b: Tensor, h: object, q: Tensor, k: Tensor) -> Tensor:
         seen = ancestors(b, h, q, k)
         return seen & (depth[b, q] - depth[b, k] < window) if window else seen
 
-    made = _blocks if config._attn_implementation == FLEX else _dense
+    made = _blocks if getattr(config, "_attn_implementation", None) == FLEX else _dense
     if "sliding_attention" in kinds:
         return {name: made(rule, end) for name, rule in zip(_KINDS, (ancestors, near), strict=True)}
     slides = not kinds and getattr(config, "use_sliding_window", True)
     return made(near if slides else ancestors, end)
 
 
-def _dense(rule: Any, end: Tensor) -> Tensor:
+def _dense(rule: Rule, end: Tensor) -> Tensor:
     """A rule as a boolean mask (B, 1, T, T)."""
     batch, place = (torch.arange(size, device=end.device) for size in end.shape)
     return rule(batch[:, None, None], None, place[None, :, None], place[None, None, :])[:, None]
 
 
-def _blocks(rule: Any, end: Tensor) -> Any:
-    """A rule as flex_attention's mask, in which whole blocks that nobody sees are left out."""
+def _blocks(rule: Rule, end: Tensor) -> object:
+    """A rule as flex_attention's mask, which leaves out whole blocks that nobody sees."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     return create_block_mask(rule, end.shape[0], None, end.shape[1], end.shape[1], device=end.device)
 
 
 def token_logps(model: Any, batch: Batch) -> Tensor:
-    """Those of the tokens that the answers end with (A, L - 1), and 0 in other places."""
+    """The log-probabilities of the answers' tokens (A, L - 1), from one forward pass; 0 in all other places."""
     hidden = model.base_model(
         tree_input_ids=batch.tree_input_ids,
         tree_position_ids=batch.tree_position_ids,
@@ -197,16 +206,16 @@ def token_logps(model: Any, batch: Batch) -> Tensor:
 
 
 def multiple_of(model: Any) -> int:
-    """To whole multiples of what the model's attention wants its sequences filled up."""
+    """The multiple of tokens to which the model's attention needs its sequences padded."""
     return BLOCK if model.config.get_text_config()._attn_implementation == FLEX else 1
 
 
 def disagreement(model: Any, tree: Packed, rows: int = 6) -> tuple[float, float]:
-    """How far the packed tree's log-probabilities are from those of flat rows, and how far they would be if every token saw
-    all before it: the second says what a mask is worth to this model, and the first what it came to.
+    """How far the packed tree's log-probabilities are from those of flat rows, with and without the tree's mask.
 
-    In nat a token, the mean over an answer's tokens (what arithmetic alone makes of it does not grow with the answer); of
-    the first and last ``rows`` / 2 answers the one where it is largest, with the model as it is.
+    Without the mask, every token sees all before it: this says what the mask is worth to the model. Both are in nats per
+    token, as the mean over an answer's tokens, so that rounding alone does not grow with the answer's length. The first
+    and the last ``rows`` / 2 answers are scored, and the largest difference counts.
     """
     device = next(model.parameters()).device
     places = tree.places
@@ -229,7 +238,7 @@ def disagreement(model: Any, tree: Packed, rows: int = 6) -> tuple[float, float]
 
 
 def _flat_logps(model: Any, tree: Packed, answer: int, device: torch.device) -> Tensor:
-    """The log-probabilities of an answer's tokens (L,), its row encoded by itself."""
+    """The log-probabilities of an answer's tokens (L,), with its row encoded by itself."""
     last = int(tree.places[answer][-1])
     row = [k for k in range(last + 1) if last < tree.end[k]]
     ids = torch.from_numpy(tree.tokens[row])[None].to(device)

@@ -1,14 +1,13 @@
 """Conversations packed so that no token is encoded twice: the trie of their tokenised rows, laid out as one sequence.
 
-1. Rows are what a trainer would see one by one: a prompt's tokens and an answer's. They are put into a trie by their
-   longest common prefix of TOKENS, so whatever a chat template does, the trie holds exactly those rows; only how much
-   they share differs.
-2. The trie is laid out in depth-first order. A token's position is its depth; token q sees token k when k is q or an
-   ancestor of it, which one number a token tells: ``k <= q < end[k]``.
-3. An answer is found again by its places: the prompt's last token, which predicts the answer's first, then the answer's
-   tokens. Forks need no token twice.
+1. A row is what a trainer would see: a prompt's tokens and an answer's. The rows form a trie by their longest common
+   prefixes of TOKENS. So the trie holds exactly those rows under every chat template; only how much they share differs.
+2. The trie is laid out in depth-first order. A token's position is its depth. Token q sees token k if k is q itself or an
+   ancestor of q, which takes one number per token: ``k <= q < end[k]``.
+3. An answer is found by its places: the prompt's last token, which predicts the answer's first, then the answer's tokens.
+   No token appears twice at a fork.
 
-It knows integers only, and no model.
+This module knows integers only, and no model.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ class Packed:
     tokens: NDArray[np.int64]
     """(T,)"""
     positions: NDArray[np.int64]
-    """(T,): the depth of each token, which is its place in every row that it is part of."""
+    """(T,): the depth of each token: its place in every row that contains it."""
     end: NDArray[np.int64]
     """(T,): one past the last token below it, so that q sees k when ``k <= q < end[k]``."""
     places: tuple[NDArray[np.int64], ...]
-    """Of each row: where the prompt's last token and the answer's tokens stand."""
+    """For each row, where the prompt's last token and the answer's tokens stand."""
     flat: int
-    """Tokens of the rows one by one."""
+    """Tokens in all rows, counted one by one."""
 
     @property
     def ratio(self) -> float:
-        """How many times fewer tokens are encoded."""
+        """How many times fewer tokens are encoded than in the rows one by one."""
         return self.flat / max(len(self.tokens), 1)
 
 
@@ -62,7 +61,7 @@ class _Node:
 
 
 def pack(rows: Sequence[TokenRow]) -> Packed:
-    """Pack the rows of one conversation (or of several: they then share what their tokens share).
+    """Pack the rows of one conversation, or of several; they share whatever their tokens share.
 
     Raises ValueError for a row without a prompt or an answer.
     """
@@ -72,7 +71,7 @@ def pack(rows: Sequence[TokenRow]) -> Packed:
     whole = []
     for row in rows:
         if not len(row.prompt) or not len(row.answer):
-            raise ValueError("a row has a prompt and an answer of one token at least")
+            raise ValueError("a row needs a prompt and an answer of at least one token each")
         whole.append(np.concatenate([np.asarray(row.prompt, np.int64), np.asarray(row.answer, np.int64)]))
         _insert(root, whole[-1])
     tokens, positions, end = _laid_out(root)
@@ -95,7 +94,7 @@ def _insert(root: _Node, sequence: NDArray[np.int64]) -> None:
 
 
 def _common(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
-    """How many tokens two sequences share from their start."""
+    """How many tokens two sequences share at their start."""
     length = min(len(one), len(other))
     apart = np.flatnonzero(one[:length] != other[:length])
     return int(apart[0]) if len(apart) else length

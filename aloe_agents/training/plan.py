@@ -30,7 +30,7 @@ _WHOLE = {"batch": 1, "max_length": 2, "lora": 0}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """One training. The defaults are the paper's values (section 2.2 and its appendix).
+    """One training. The defaults are the paper's values (section 2.2).
 
     Paths may be texts, and are kept as texts. Raises ArgumentError, naming the field, for a value that cannot be used.
     """
@@ -83,17 +83,20 @@ class TrainingPlan:
                 raise ArgumentError(name, f"must be one of {', '.join(get_args(choice))}, not {value!r}")
         if self.epochs is None:
             object.__setattr__(self, "epochs", 3.0 if self.method == "sft" else 1.0)
+        self._check_numbers()
+        self.labels.check(self.method)
+        if self.method == "dpo" and self.mix is not None:
+            raise ArgumentError("mix", "is for sft: dpo learns from pairs of a chosen and a rejected answer")
+        if (mixture := self.mixture) is not None:
+            check_share(mixture[1])
+
+    def _check_numbers(self) -> None:
         for name in _ABOVE_ZERO:
             _check_above_zero(name, getattr(self, name))
         for name, least in _WHOLE.items():
             _check_whole(name, getattr(self, name), least)
         if self.min_margin is not None and not math.isfinite(self.min_margin):
             raise ArgumentError("min_margin", f"must be a number, not {self.min_margin}")
-        self.labels.check(self.method)
-        if self.method == "dpo" and self.mix is not None:
-            raise ArgumentError("mix", "is for sft: dpo learns from pairs of a chosen and a rejected answer")
-        if (mixture := self.mixture) is not None:
-            check_share(mixture[1])
 
     @property
     def labels(self) -> Labels:

@@ -5,6 +5,7 @@ An answer is never cut. A row that does not fit loses its oldest turns or is lef
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import re
@@ -12,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, cast
+
+import orjson
 
 from aloe_agents.errors import ConfigError
 from aloe_agents.files import read_json
@@ -117,6 +120,11 @@ def _row_of(where: str, value: object, form: Form) -> Row:
         raise ConfigError(f"{where} is not a row with {', '.join(wanted)}")
     if "label" in value:
         raise ConfigError(f"{where} is a row for kto, which has rejected answers too: export rows for {form}")
+    if isinstance(extra := value.get("extra"), str):  # as Parquet holds it
+        with contextlib.suppress(ValueError):  # another tool's own column
+            value["extra"] = orjson.loads(extra)
+    elif extra is None:
+        value.pop("extra", None)
     return cast(Row, value)
 
 

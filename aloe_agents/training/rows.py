@@ -75,6 +75,11 @@ class Labels:
         if len({*self.chosen}) < len(self.chosen):
             raise ArgumentError("chosen", f"names a label twice: {', '.join(self.chosen)}")
 
+    def sides(self, form: Form, answers: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Of a turn with these ``answers``: the labels that are learned, and those that they are set against."""
+        others = (self.rejected,) if form == "dpo" else tuple(label for label in answers if label not in self.chosen)
+        return self.chosen, others
+
     def check(self, form: Form) -> None:
         """Raise ArgumentError where ``form`` cannot be made of these labels."""
         if form != "kto" and len(self.chosen) > 1:
@@ -169,16 +174,13 @@ class Sample:
         nearest to the other side counts. None unless both sides were scored. Raises ArgumentError where several judges
         scored and none was named.
         """
-        others = [labels.rejected] if form == "dpo" else [name for name in self.answers if name not in labels.chosen]
-        ours = [self.answers[name] for name in labels.chosen if name in self.answers]
-        theirs = [self.answers[name] for name in others if name in self.answers]
+        ours, theirs = (
+            [self.answers[name] for name in side if name in self.answers] for side in labels.sides(form, self.answers)
+        )
         if not ours or not theirs:
             return None
         named = judge or _only_judge([*ours, *theirs], self.conversation)
-        if named is None:
-            return None
-        one = [score for answer in ours if (score := answer.scores.get(named)) is not None]
-        other = [score for answer in theirs if (score := answer.scores.get(named)) is not None]
+        one, other = _scores(ours, named), _scores(theirs, named)
         return min(one) - max(other) if one and other else None
 
 
@@ -228,9 +230,7 @@ def _rows(
             left.labels.update(sample.answers)
             margin = sample.margin(form, labels, judge)
             left.scored += margin is not None
-            reason = _unfit(sample, form, labels) or _too_close(margin, chosen)
-            if reason is None and capped is not None and sample.id not in capped:
-                reason = "over the cap of its persona"
+            reason = _unfit(sample, form, labels) or _too_close(margin, chosen) or _over_cap(sample.id, capped)
             if reason is not None:
                 left.out[reason] += 1
                 continue
@@ -270,14 +270,17 @@ def _by_side(sample: Sample, labels: Labels) -> list[str]:
 
 def _unfit(sample: Sample, form: Form, labels: Labels) -> str | None:
     """Why a turn cannot be a row of ``form``."""
-    wanted = {"sft": labels.chosen, "dpo": (*labels.chosen, labels.rejected), "kto": ()}[form]
+    sides = labels.sides(form, sample.answers)
+    wanted = {"sft": sides[0], "dpo": (*sides[0], *sides[1]), "kto": ()}[form]
     for label in wanted:
         if not (text := sample.text(label)):
             return f"no {label} answer" if text is None else f"empty {label} answer"
-    if form == "sft":
-        return None
-    others = [labels.rejected] if form == "dpo" else [label for label in sample.answers if label not in labels.chosen]
-    ours, theirs = ({text for label in side if (text := sample.text(label))} for side in (labels.chosen, others))
+    return None if form == "sft" else _not_apart(sample, sides)
+
+
+def _not_apart(sample: Sample, sides: tuple[tuple[str, ...], tuple[str, ...]]) -> str | None:
+    """Why nothing can be learned from one side against the other."""
+    ours, theirs = ({text for label in side if (text := sample.text(label))} for side in sides)
     if not ours and not theirs:
         return "no answer"
     return "equal answers" if ours & theirs else None
@@ -286,6 +289,10 @@ def _unfit(sample: Sample, form: Form, labels: Labels) -> str | None:
 def _too_close(margin: float | None, chosen: Filter) -> str | None:
     close = chosen.min_margin is not None and margin is not None and margin < chosen.min_margin
     return "margin too small" if close else None
+
+
+def _over_cap(id: str, capped: set[str] | None) -> str | None:
+    return None if capped is None or id in capped else "over the cap of its persona"
 
 
 def _drawn(trees: Iterable[Tree], form: Form, chosen: Filter, judge: str | None, labels: Labels) -> set[str]:
@@ -313,6 +320,10 @@ def _history(tree: Tree, nodes: Mapping[NodePath, Turn], path: NodePath) -> list
     for user, answer in exchanges:
         messages += [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
     return messages
+
+
+def _scores(answers: Iterable[Answer], judge: str | None) -> list[float]:
+    return [score for answer in answers if judge is not None and (score := answer.scores.get(judge)) is not None]
 
 
 def _only_judge(answers: Iterable[Answer], tree: str) -> str | None:

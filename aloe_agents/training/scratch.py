@@ -1,13 +1,16 @@
-"""A language model from nothing: a tokenizer trained on given text, and a Qwen2 of a million parameters with random weights.
+"""A language model from scratch: a tokenizer trained on given text, and a Qwen2 with a million random weights.
 
-Nothing is downloaded. It knows nothing until it is trained.
+Nothing is downloaded, and the model knows nothing until it is trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT, TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHATML = (
@@ -15,8 +18,8 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _WIDTH = 0.1
-"""Standard deviation of the first weights. transformers' 0.02 is for models ten times as wide: with it a model of this
-size sits for a million tokens before it copies anything from its context."""
+"""Standard deviation of the initial weights. transformers' 0.02 suits models ten times as wide: with it, a model of this
+size needs a million tokens before it copies anything from its context."""
 
 
 def make_tokenizer(
@@ -26,10 +29,10 @@ def make_tokenizer(
     template: str = CHATML,
     special: Sequence[str] = (),
     end: str = END_OF_TURN,
-) -> Any:
-    """A byte-level BPE tokenizer of at most ``vocabulary`` tokens: it encodes any text, and text like ``corpus`` in few.
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most ``vocabulary`` tokens. It encodes any text, and text like ``corpus`` in few tokens.
 
-    ``end`` ends an answer; ``special`` are further tokens of ``template`` (default: ChatML).
+    ``end`` is the token that ends an answer; ``special`` are further tokens of ``template`` (default: ChatML).
     """
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -59,7 +62,7 @@ def make_model(
     context: int = 4096,
     seed: int = 0,
 ) -> int:
-    """Save an untrained Qwen2 and its tokenizer, trained on ``corpus``, to ``directory``. Returns how many parameters it has."""
+    """Save an untrained Qwen2, and a tokenizer trained on ``corpus``, to ``directory``. Returns the number of parameters."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 

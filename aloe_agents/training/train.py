@@ -240,7 +240,7 @@ def _run(plan: TrainingPlan, trainer: Trainer, progress: Progress | None) -> tup
 
 
 def _is_of_disk(error: Exception) -> bool:
-    """Whether an error is of writing a file: torch and safetensors have errors of their own for a full disk."""
+    """Whether a file could not be written: torch and safetensors have their own errors for a full disk."""
     named = type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in str(error)
     return isinstance(error, OSError) or named
 
@@ -291,7 +291,7 @@ def _require_trl() -> None:
 
 
 def _unsaid(text: str) -> None:
-    """Other processes than the first say nothing."""
+    """Only the first process speaks."""
 
 
 @contextlib.contextmanager

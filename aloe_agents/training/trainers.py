@@ -1,12 +1,12 @@
 """trl's SFT and DPO trainers on packed conversations: the same losses, each history encoded once.
 
-1. The parent tokenises rows as ever; rows of one conversation are then packed into one example. A column called
-   ``conversation`` says which belong together (rows without it are packed by themselves).
-2. The collator makes short rows of the answers, with the tree beside them; the patched backbone (``backbone``) turns that
-   into their hidden states. ``compute_loss`` is trl's own.
-3. A batch of one is one conversation. trl's ``max_length`` must be None: what is too long was left out before.
-4. DPO averages over the pairs of a step and gathers them from all processes, so its examples are made equally large:
-   where conversations are not of one length, pieces of several are packed together.
+1. trl's trainer tokenises the rows as usual. Rows of one conversation are then packed into one example: the column
+   ``conversation`` says which belong together. Without it, each row is packed by itself.
+2. The collator makes short rows of the answers, with the tree beside them. The patched backbone (``backbone``) turns them
+   into hidden states. ``compute_loss`` is trl's own.
+3. A batch of one is one conversation. trl's ``max_length`` must be None: rows that are too long were left out before.
+4. DPO averages over the pairs of a step and gathers them from all processes, so its examples must be equally large.
+   Where conversations differ in length, pieces of several are packed together.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
 from torch.utils.data import DataLoader
 from trl import DPOTrainer, SFTTrainer
 
@@ -29,60 +30,59 @@ from aloe_agents.training.packing import Packed, TokenRow, pack
 T = TypeVar("T")
 GROUP = "conversation"
 _COLUMNS = ["tokens", "positions", "end", "places", "flat"]
+_BY_ROW = ("tree_gather", "input_ids", "attention_mask")
+_TENSORS = ("tree_input_ids", "tree_position_ids", "tree_end", *_BY_ROW)
+_REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 
 
 class TreeCollator:
-    """Packed examples to the tensors of a step. ``paired``: the first half of an example's rows are the chosen answers, the
-    second half the rejected ones, and a batch has all chosen ones first, as DPO wants it.
+    """Packed examples to the tensors of a step.
+
+    If ``paired``, the first half of an example's rows are chosen answers and the second half rejected ones; a batch has
+    all chosen ones first, as DPO wants it.
     """
 
     def __init__(self, pad: int, paired: bool = False, multiple: int = 1) -> None:
         self.pad, self.paired, self.multiple = pad, paired, multiple
 
-    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The tensors of these examples, by trl's names and the backbone's."""
         trees = [_packed(example) for example in examples]
         batch = collate(trees, self.pad, self.multiple)
-        made = {
-            name: getattr(batch, name)
-            for name in (
-                "tree_input_ids",
-                "tree_position_ids",
-                "tree_end",
-                "tree_gather",
-                "input_ids",
-                "attention_mask",
-            )
-        }
+        made: dict[str, Tensor] = {name: getattr(batch, name) for name in _TENSORS}
         if not self.paired:
             return {**made, "labels": batch.labels}
-        counts = [len(tree.places) // 2 for tree in trees]
-        starts = np.cumsum([0, *(2 * count for count in counts[:-1])])
-        chosen = [start + n for start, count in zip(starts, counts, strict=True) for n in range(count)]
-        rejected = [start + count + n for start, count in zip(starts, counts, strict=True) for n in range(count)]
-        order = torch.tensor([*chosen, *rejected])
-        for name in ("tree_gather", "input_ids", "attention_mask"):
-            made[name] = made[name][order]
+        order = _chosen_first([len(tree.places) // 2 for tree in trees])
+        made |= {name: made[name][order] for name in _BY_ROW}
         made["completion_mask"] = (batch.labels[order] != -100).long()
-        for name in ("ref_chosen_logps", "ref_rejected_logps"):
+        for name in _REFERENCE:
             if name in examples[0]:
                 made[name] = torch.tensor([value for example in examples for value in example[name]])
         return made
 
 
+def _chosen_first(counts: Sequence[int]) -> Tensor:
+    """The order that puts all chosen rows before all rejected ones, for examples of so many pairs."""
+    starts = np.cumsum([0, *(2 * count for count in counts[:-1])])
+    chosen = [start + n for start, count in zip(starts, counts, strict=True) for n in range(count)]
+    rejected = [start + count + n for start, count in zip(starts, counts, strict=True) for n in range(count)]
+    return torch.tensor([*chosen, *rejected])
+
+
 class TreeSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
     """SFT on packed conversations; rows as trl's SFTTrainer takes them (prompt and completion)."""
 
-    def __init__(self, model: Any, args: Any, train_dataset: Any, processing_class: Any, **given: Any) -> None:
+    def __init__(self, model: Any, args: Any, train_dataset: object, processing_class: object, **given: Any) -> None:
         _check_arguments(args, model, given.get("peft_config"))
         if args.packing or args.padding_free or args.assistant_only_loss:
-            raise ConfigError("packed trees take no packing, padding_free or assistant_only_loss of trl's")
+            raise ConfigError("packed trees do not go together with trl's packing, padding_free or assistant_only_loss")
         add_tree_backbone(model)
         given.setdefault("data_collator", TreeCollator(_pad_of(processing_class), multiple=multiple_of(model)))
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, processing_class=processing_class, **given
         )
 
-    def _prepare_dataset(self, dataset: Any, *args: Any, **given: Any) -> Any:
+    def _prepare_dataset(self, dataset: object, *args: object, **given: object) -> Dataset:
         rows, prepared = [], super()._prepare_dataset(dataset, *args, **given)
         for example in prepared:
             ids, labels = example["input_ids"], np.asarray(example["labels"])
@@ -99,7 +99,7 @@ class TreeSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
 class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
     """DPO on packed conversations; rows as trl's DPOTrainer takes them (prompt, chosen and rejected)."""
 
-    def __init__(self, model: Any, args: Any, train_dataset: Any, processing_class: Any, **given: Any) -> None:
+    def __init__(self, model: Any, args: Any, train_dataset: object, processing_class: object, **given: Any) -> None:
         _check_arguments(args, model, given.get("peft_config"))
         add_tree_backbone(model)
         if given.get("ref_model") is not None:
@@ -111,7 +111,7 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
         if self.ref_model is not None and given.get("ref_model") is None:  # trl made a copy of the unpatched class
             add_tree_backbone(self.accelerator.unwrap_model(self.ref_model))
 
-    def _prepare_dataset(self, dataset: Any, *args: Any, **given: Any) -> Any:
+    def _prepare_dataset(self, dataset: object, *args: object, **given: object) -> Dataset:
         prepared = super()._prepare_dataset(dataset, *args, **given)
         rows = [
             [
@@ -123,10 +123,10 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return _packed_examples(evened(_together(rows, _groups(prepared))))
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [*_COLUMNS, "ref_chosen_logps", "ref_rejected_logps"]
+        self._signature_columns = [*_COLUMNS, *_REFERENCE]
 
-    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        """The parent keeps a number a row; an example here has one for each of its turns."""
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """trl keeps one number per row; an example here has one for each of its turns."""
         found: list[list[list[float]]] = []
         loader = self.accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=self.data_collator))
         for batch in loader:
@@ -134,38 +134,38 @@ class TreeDPOTrainer(DPOTrainer):  # type: ignore[misc]
             examples = len(batch["tree_input_ids"])
             logps = torch.stack([side.view(examples, -1) for side in sides], dim=1)
             found += self.accelerator.gather_for_metrics(logps).cpu().tolist()
-        for side, column in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
+        for side, column in enumerate(_REFERENCE):
             dataset = dataset.add_column(column, [logps[side] for logps in found])
         return dataset
 
 
-def _check_arguments(args: Any, model: Any, adapter: Any) -> None:
+def _check_arguments(args: Any, model: Any, adapter: object) -> None:
     check_adapter(adapter)
     config = model.config.get_text_config()
     balance = args.router_aux_loss_coef
     balance = getattr(config, "router_aux_loss_coef", 0.0) if balance is None else balance
     if hasattr(config, "output_router_logits") and balance:
         raise ConfigError(
-            "packed trees have no loss that balances a mixture's experts, since it would count a history once: say "
-            "--set router_aux_loss_coef=0 (it is not needed to fine-tune), or --packing flat"
+            "packed trees cannot balance a mixture's experts, since they would count a history once: set "
+            "router_aux_loss_coef=0 (fine-tuning does not need it), or train with flat rows"
         )
     if args.max_length is not None:
         raise ConfigError("packed trees need max_length=None: rows that are too long are left out before training")
 
 
-def _pad_of(tokenizer: Any) -> int:
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return int(pad or 0)
+def _pad_of(tokenizer: object) -> int:
+    pad = getattr(tokenizer, "pad_token_id", None)
+    return int((getattr(tokenizer, "eos_token_id", None) if pad is None else pad) or 0)
 
 
-def _groups(dataset: Any) -> list[str]:
+def _groups(dataset: Dataset) -> list[str]:
     if GROUP in dataset.column_names:
         return [str(name) for name in dataset[GROUP]]
     return [str(n) for n in range(len(dataset))]
 
 
 def _together(rows: Iterable[list[TokenRow]], groups: Sequence[str]) -> list[list[list[TokenRow]]]:
-    """The rows of each conversation, in the order of their first ones."""
+    """The rows of each conversation, in the order of their first rows."""
     together: dict[str, list[list[TokenRow]]] = defaultdict(list)
     for group, row in zip(groups, rows, strict=True):
         together[group].append(row)
@@ -173,8 +173,9 @@ def _together(rows: Iterable[list[TokenRow]], groups: Sequence[str]) -> list[lis
 
 
 def evened(conversations: Sequence[list[T]]) -> list[list[T]]:
-    """``conversations`` as pieces of the commonest length. What is left over of longer and shorter ones is put together at
-    the end, and the last piece is filled up with rows of the first conversation.
+    """``conversations`` as pieces of the most common length.
+
+    What remains of longer and shorter ones is put together at the end; rows of the first conversation fill the last piece.
     """
     length = Counter(map(len, conversations)).most_common(1)[0][0]
     pieces = [rows[at : at + length] for rows in conversations for at in range(0, len(rows), length)]
@@ -185,7 +186,7 @@ def evened(conversations: Sequence[list[T]]) -> list[list[T]]:
 
 
 def _packed_examples(conversations: Iterable[list[list[TokenRow]]]) -> Dataset:
-    """One example a conversation; the first of each row's answers come first."""
+    """One example per conversation. The first answers of all rows come first, then the second ones."""
     examples = []
     for given in conversations:
         packed = pack([row[side] for side in range(len(given[0])) for row in given])
@@ -202,7 +203,7 @@ def _packed_examples(conversations: Iterable[list[list[TokenRow]]]) -> Dataset:
 
 
 def first_disagreement(trainer: TreeSFTTrainer | TreeDPOTrainer) -> tuple[float, float]:
-    """``backbone.disagreement`` of the first conversation, by the model that is to be trained."""
+    """``backbone.disagreement`` of the first conversation, with the model to be trained."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return disagreement(inner, _packed(trainer.train_dataset[0]))

@@ -1,8 +1,8 @@
-"""Packed trees beside trl's flat rows, sorted by length and padded: tokens and seconds an epoch, SFT and DPO.
+"""Packed trees beside trl's flat rows, sorted by length and padded: tokens and seconds per epoch, SFT and DPO.
 
-A model in which matrix products dominate (hidden 512, 6 layers), random weights, conversations of random tokens with
-messages of 30 to 60 and answers of 40 to 80. Seconds are those of the whole ``train()``, optimizer included. On a GPU the
-shapes are those of 0.5B and 7B, in bfloat16, packed trees by flex_attention.
+The model has random weights and is large enough for matrix products to dominate (hidden 512, 6 layers). Conversations are
+random tokens: messages of 30 to 60 and answers of 40 to 80. Seconds cover the whole ``train()``, with the optimizer. On a
+GPU the shapes are those of 0.5B and 7B, in bfloat16, and packed trees use flex_attention.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 SIZES = ((5, 4), (10, 2), (20, 1))
-"""Turns, and conversations."""
+"""Turns per conversation, and conversations."""
 WORDS = ["".join(letters) for letters in itertools.product("abcdefghij", repeat=3)]
 ROWS = 4
-"""Rows of a flat batch; a packed one is a conversation."""
+"""Rows in a flat batch; a packed batch is one conversation."""
 HERE = {"small": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 2,
               "intermediate_size": 2048, "vocab_size": 8000}}  # fmt: skip
 ON_GPU = {
@@ -35,7 +35,7 @@ ON_GPU = {
 
 def main() -> None:
     if importlib.util.find_spec("trl") is None:
-        print("\n## training: trl is not here (pip install '.[train]')")
+        print("\n## training: trl is missing (pip install '.[train]')")
         return
     import torch
 
@@ -69,7 +69,7 @@ def _compare(name: str, shape: dict[str, int], method: str, turns: int, count: i
 def _timed(
     cls: Any, method: str, data: Any, folder: Path, batch: int, shape: dict[str, int], attention: str, on_gpu: bool
 ) -> tuple[float, int, Any]:
-    """Seconds of an epoch, tokens with the padding of its batches, and the trainer."""
+    """Seconds of an epoch, its tokens with padding, and the trainer."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from trl import DPOConfig, SFTConfig
