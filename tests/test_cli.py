@@ -385,7 +385,7 @@ def test_an_export_is_read_back(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        (".", ". is a directory; --out names a file"),
+        (".", "--out must be a file, but . is a directory"),
         ("personas.jsonl/x", "personas.jsonl/x cannot be written: Not a directory"),
     ],
 )

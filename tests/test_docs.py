@@ -32,7 +32,7 @@ from tests.commands import aloe
 from tests.documents import Block, blocks, check_aloe, check_program, commands, inline
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 PARSED = {
     r"^serve ": "runs until it is stopped",
@@ -73,7 +73,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what pages take for granted: ``personas.jsonl``, and the run that comes of it in ``run``."""
+    """A folder with what pages take for granted: ``personas.jsonl``, its run, and one of examples/debate.toml."""
     folder = tmp_path_factory.mktemp("supposed")
     people = [
         {"id": name, "profile": f"{name} keeps bees.", "personality": "She is blunt."}
@@ -81,6 +81,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "personas.jsonl").write_text("".join(json.dumps(person) + "\n" for person in people))
     assert aloe("simulate --personas personas.jsonl --turns 2 --out run --plain", folder).returncode == 0
+    debate = f"simulate {ROOT / 'examples/debate.toml'} --limit 3 --turns 2 --out debate --plain"
+    assert aloe(debate, folder).returncode == 0
     return folder
 
 
@@ -178,7 +180,7 @@ def supposed(page: str, finished: Path, place: Path) -> None:
     if "personas.jsonl" not in made:
         shutil.copy(finished / "personas.jsonl", place)
     for run in sorted(set(re.findall(r"\bruns/\w+", page)) - made):
-        shutil.copytree(finished / "run", place / run)
+        shutil.copytree(finished / ("debate" if run == "runs/debate" else "run"), place / run)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
